@@ -1,0 +1,471 @@
+//! Changes of the target: one call of an operator's at a time, from its checks to its answer.
+//!
+//! The order within a change is what makes it whole. What can fail without leaving a trace is done first (opening,
+//! locking, listening); then the new state is made durable; only then is the change seen by other calls, and answered.
+//! What was done before a save that failed is undone. A process that dies in the middle leaves the old state or the new
+//! one; memory of the machine that it may leave behind is named in the state before it is made (`Config::reclaim`).
+
+use super::controllers::{Standing, Told};
+use super::inventory::{Inventory, MemoryJob, SaveJob};
+use super::opening::{Opened, Opening};
+use crate::block::{Bdev, Disk};
+use crate::control::calls::{BdevFamily, Call};
+use crate::control::config::{BdevConfig, BdevKind, Config, ControllerConfig};
+use crate::control::error::{Errno, INVALID_STATE, RpcError, RpcResult};
+use crate::events::Kind;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use runtime::{Directory, FileOptions, Instant, Job, Platform, Wakes};
+use serde_json::{Value, json};
+
+/// A change under way.
+pub(super) struct Change<P: Platform>(Step<P>);
+
+/// What is waited for.
+enum Step<P: Platform> {
+    /// A new file bdev's file and its lock.
+    Open { bdev: BdevConfig, opening: Opening<P> },
+    /// The note that a new malloc bdev's memory may be there.
+    Note { bdev: BdevConfig, job: SaveJob<P>, noted: Config },
+    /// A new malloc bdev's memory.
+    Memory { bdev: BdevConfig, job: MemoryJob<P> },
+    /// A new controller's first word.
+    Start { controller: ControllerConfig },
+    /// The new state.
+    Save { job: SaveJob<P>, config: Config, then: Then<P> },
+    /// The end of a controller that is deleted, or whose making could not be saved.
+    End { name: String, answer: RpcResult<Value> },
+    /// The end of memory that nobody needs any more.
+    Free { name: String, job: P::Job<runtime::Result<()>> },
+    /// Nothing: this is the answer.
+    Answer(RpcResult<Value>),
+}
+
+/// What a change does once it is durable.
+enum Then<P: Platform> {
+    /// A new bdev is there.
+    Add(Disk<P>),
+    /// A bdev is gone.
+    Remove(String),
+    /// A null bdev has this many blocks.
+    Resize(String, u64),
+    /// A new controller is kept; if it cannot be saved it is stopped again.
+    Keep(String),
+    /// A controller is stopped.
+    Stop(String),
+}
+
+impl<P: Platform> Change<P> {
+    /// Begins a change that was called for.
+    pub(super) fn begin(inventory: &mut Inventory<P>, call: Call) -> Self {
+        let step = match call {
+            Call::CreateBdev(bdev) => create_bdev(inventory, bdev),
+            Call::DeleteBdev { family, name } => delete_bdev(inventory, family, name),
+            Call::ResizeNull { name, mebibytes } => resize_null(inventory, name, mebibytes),
+            Call::Rescan { family, name } => {
+                rescan(inventory, family, &name).map(|()| Step::Answer(Ok(json!(true))))
+            }
+            Call::CreateController(controller) => create_controller(inventory, controller),
+            Call::DeleteController { name } => delete_controller(inventory, name),
+            _ => Err(RpcError::new(INVALID_STATE, "not a change")),
+        };
+        Self(step.unwrap_or_else(|error| Step::Answer(Err(error))))
+    }
+
+    /// Goes on. `Ok` is the answer; `Err` says whether there was work.
+    pub(super) fn poll(
+        &mut self,
+        inventory: &mut Inventory<P>,
+        now: Instant,
+        told: &[(String, Told)],
+        until: &mut Option<Instant>,
+    ) -> Result<RpcResult<Value>, bool> {
+        let step = core::mem::replace(&mut self.0, Step::Answer(Ok(Value::Null)));
+        let (step, worked) = go_on(inventory, step, now, told, until);
+        if let Step::Answer(answer) = step {
+            return Ok(answer);
+        }
+        self.0 = step;
+        Err(worked)
+    }
+
+    /// Registers what the change waits for.
+    pub(super) fn arm(&self, wakes: &mut P::Wakes) {
+        match &self.0 {
+            Step::Open { opening, .. } => opening.arm(wakes),
+            Step::Note { job, .. } | Step::Save { job, .. } => wakes.job(job),
+            Step::Memory { job, .. } => wakes.job(job),
+            Step::Free { job, .. } => wakes.job(job),
+            Step::Start { .. } | Step::End { .. } | Step::Answer(_) => {}
+        }
+    }
+}
+
+/// Starts to save a new state.
+fn save<P: Platform>(inventory: &mut Inventory<P>, config: Config, then: Then<P>) -> Step<P> {
+    Step::Save { job: inventory.begin_save(&config), config, then }
+}
+
+/// What the operator is told when the state directory did not take a change.
+fn not_saved<P: Platform>(inventory: &Inventory<P>, error: runtime::Error) -> RpcError {
+    let directory = &inventory.options.state_dir;
+    RpcError::errno(
+        Errno::of(error.kind),
+        format!("the change was not made: the state directory {directory} cannot be written: {error}"),
+    )
+}
+
+fn create_bdev<P: Platform>(inventory: &mut Inventory<P>, mut bdev: BdevConfig) -> RpcResult<Step<P>> {
+    if bdev.name.is_empty() {
+        // Malloc bdevs may go without one; SPDK calls them Malloc0, Malloc1 and so on.
+        let free = (0_u64..)
+            .map(|number| format!("Malloc{number}"))
+            .find(|name| inventory.config.bdev(name).is_none());
+        bdev.name = free.expect("numbers do not end");
+    }
+    if inventory.config.bdev(&bdev.name).is_some() {
+        return Err(RpcError::errno(Errno::Exists, format!("a bdev named {} is there already", bdev.name)));
+    }
+    if bdev.uuid == [0; 16] {
+        bdev.uuid = inventory.new_uuid();
+    }
+    if let Some(other) = inventory.config.bdevs.iter().find(|other| other.uuid == bdev.uuid) {
+        return Err(RpcError::errno(Errno::Exists, format!("bdev {} has that uuid already", other.name)));
+    }
+    match bdev.kind.clone() {
+        BdevKind::Null(_) => {
+            let disk = inventory.null_disk(&bdev).expect("it is a null bdev");
+            Ok(save_new_bdev(inventory, bdev, disk))
+        }
+        BdevKind::Malloc(_) => {
+            let mut noted = inventory.config.clone();
+            noted.reclaim.insert(noted.memory_name(&bdev.uuid));
+            let job = inventory.begin_save(&noted);
+            Ok(Step::Note { bdev, job, noted })
+        }
+        BdevKind::File { engine, path, read_only, .. } => {
+            let opening = Opening::begin(&inventory.platform, &path, FileOptions { engine, read_only });
+            Ok(Step::Open { bdev, opening })
+        }
+    }
+}
+
+/// Saves a state with a bdev whose disk is ready.
+fn save_new_bdev<P: Platform>(inventory: &mut Inventory<P>, bdev: BdevConfig, disk: Disk<P>) -> Step<P> {
+    let mut config = inventory.config.clone();
+    config.reclaim.remove(&config.memory_name(&bdev.uuid));
+    config.bdevs.push(bdev);
+    save(inventory, config, Then::Add(disk))
+}
+
+/// The bdev that a method of one kind is about.
+fn bdev_of<P: Platform>(inventory: &Inventory<P>, family: BdevFamily, name: &str) -> RpcResult<BdevConfig> {
+    let bdev = inventory.config.bdev(name).ok_or_else(|| inventory.no_bdev(name))?;
+    if !family.contains(&bdev.kind) {
+        let what = format!("bdev {name} is a {}, no {}", bdev.kind.noun(), family.noun());
+        return Err(RpcError::errno(Errno::NoSuchDevice, what));
+    }
+    Ok(bdev.clone())
+}
+
+fn delete_bdev<P: Platform>(
+    inventory: &mut Inventory<P>,
+    family: BdevFamily,
+    name: String,
+) -> RpcResult<Step<P>> {
+    let bdev = bdev_of(inventory, family, &name)?;
+    let users = inventory.config.controllers.iter().filter(|controller| controller.bdev == name);
+    let users = users.map(|controller| controller.name.as_str()).collect::<Vec<_>>();
+    if !users.is_empty() {
+        let what = format!("bdev {name} is in use by controller {}: delete that first", users.join(", "));
+        return Err(RpcError::errno(Errno::Busy, what));
+    }
+    let mut config = inventory.config.clone();
+    config.bdevs.retain(|other| other.name != name);
+    if let BdevKind::Malloc(_) = bdev.kind {
+        config.reclaim.insert(config.memory_name(&bdev.uuid));
+    }
+    Ok(save(inventory, config, Then::Remove(name)))
+}
+
+fn resize_null<P: Platform>(
+    inventory: &mut Inventory<P>,
+    name: String,
+    mebibytes: u64,
+) -> RpcResult<Step<P>> {
+    let mut bdev = bdev_of(inventory, BdevFamily::Null, &name)?;
+    let BdevKind::Null(block) = &mut bdev.kind else { return Err(inventory.no_bdev(&name)) };
+    if mebibytes < block.capacity() >> 20 {
+        let what = format!(
+            "new_size is {mebibytes} MiB, and bdev {name} has {} MiB: it can only grow",
+            block.capacity() >> 20
+        );
+        return Err(RpcError::errno(Errno::Invalid, what));
+    }
+    block.num_blocks = (mebibytes << 20) / u64::from(block.block_size);
+    let num_blocks = block.num_blocks;
+    let mut config = inventory.config.clone();
+    for other in config.bdevs.iter_mut().filter(|other| other.name == name) {
+        *other = bdev.clone();
+    }
+    Ok(save(inventory, config, Then::Resize(name, num_blocks)))
+}
+
+/// Takes over the size that a file has now. The size is the file's, so there is nothing to save.
+fn rescan<P: Platform>(inventory: &mut Inventory<P>, family: BdevFamily, name: &str) -> RpcResult<()> {
+    bdev_of(inventory, family, name)?;
+    let Disk::File(disk) = inventory.bdev(name)?.clone() else { return Err(inventory.no_bdev(name)) };
+    let path = &disk.parameters().path;
+    let num_blocks = disk.rescan().map_err(|error| {
+        RpcError::errno(Errno::of(error.kind), format!("cannot tell the size of {path}: {error}"))
+    })?;
+    let before = Bdev::<P>::geometry(&*disk).num_blocks;
+    if num_blocks == 0 {
+        return Err(RpcError::errno(Errno::Invalid, format!("{path} holds less than one block now")));
+    }
+    if num_blocks < before && !inventory.registry.holders(name).is_empty() {
+        let what = format!("{path} shrank from {before} to {num_blocks} blocks, and a front-end uses it");
+        return Err(RpcError::errno(Errno::Busy, what));
+    }
+    if num_blocks != before {
+        tracing::info!(bdev = name, before, num_blocks, "the bdev was resized");
+        disk.resize(num_blocks);
+        inventory.controllers.resized(name);
+    }
+    Ok(())
+}
+
+fn create_controller<P: Platform>(
+    inventory: &mut Inventory<P>,
+    controller: ControllerConfig,
+) -> RpcResult<Step<P>> {
+    let ControllerConfig { name, bdev, .. } = &controller;
+    if inventory.config.controller(name).is_some() {
+        return Err(RpcError::vhost(Errno::Exists, format!("a controller named {name} is there already")));
+    }
+    if inventory.registry.get(bdev).is_none() {
+        return Err(RpcError::vhost(Errno::NoSuchDevice, inventory.why_no_bdev(bdev)));
+    }
+    let place = inventory.place(&controller)?;
+    inventory.claim(&controller)?;
+    inventory.controllers.add(controller.clone(), place, String::from("it is being made"));
+    inventory.start_controller(name);
+    Ok(Step::Start { controller })
+}
+
+fn delete_controller<P: Platform>(inventory: &mut Inventory<P>, name: String) -> RpcResult<Step<P>> {
+    if inventory.config.controller(&name).is_none() {
+        let what = format!("no controller is named {name}; vhost_get_controllers lists those that there are");
+        return Err(RpcError::vhost(Errno::NoSuchDevice, what));
+    }
+    let mut config = inventory.config.clone();
+    config.controllers.retain(|other| other.name != name);
+    Ok(save(inventory, config, Then::Stop(name)))
+}
+
+/// Takes a controller that is gone out of everything.
+fn forget_controller<P: Platform>(inventory: &mut Inventory<P>, name: &str) {
+    if let Some(entry) = inventory.controllers.get(name) {
+        let bdev = entry.config.bdev.clone();
+        inventory.controllers.remove(name);
+        inventory.registry.release(&bdev, name);
+    }
+}
+
+/// Stops a controller and goes on to `answer` when it is gone.
+fn end_controller<P: Platform>(
+    inventory: &mut Inventory<P>,
+    name: String,
+    answer: RpcResult<Value>,
+) -> Step<P> {
+    if inventory.controllers.stop(&name) {
+        return Step::End { name, answer };
+    }
+    forget_controller(inventory, &name);
+    Step::Answer(answer)
+}
+
+fn go_on<P: Platform>(
+    inventory: &mut Inventory<P>,
+    step: Step<P>,
+    now: Instant,
+    told: &[(String, Told)],
+    until: &mut Option<Instant>,
+) -> (Step<P>, bool) {
+    match step {
+        Step::Open { bdev, mut opening } => {
+            match opening.poll(&inventory.platform, now, |identity| inventory.owner_of(identity)) {
+                Opened::Waiting => (Step::Open { bdev, opening }, false),
+                Opened::Until(moment) => {
+                    *until = Some(until.map_or(moment, |until| until.min(moment)));
+                    (Step::Open { bdev, opening }, false)
+                }
+                Opened::Failed(error) => (Step::Answer(Err(error)), true),
+                Opened::Held(file, info) => match inventory.file_disk(&bdev, file, info) {
+                    Ok(disk) => (save_new_bdev(inventory, bdev, disk), true),
+                    Err(error) => (Step::Answer(Err(error)), true),
+                },
+            }
+        }
+        Step::Note { bdev, mut job, noted } => match job.take() {
+            None => (Step::Note { bdev, job, noted }, false),
+            Some((state, saved)) => {
+                inventory.state = Some(state);
+                inventory.record_state(Kind::StateSaved, saved.is_err().into(), &noted);
+                match saved {
+                    Err(error) => (Step::Answer(Err(not_saved(inventory, error))), true),
+                    Ok(()) => {
+                        inventory.config = noted;
+                        let BdevKind::Malloc(block) = bdev.kind else {
+                            unreachable!("noted for malloc bdevs")
+                        };
+                        let job = inventory.begin_memory(&bdev.uuid, block.capacity(), true);
+                        (Step::Memory { bdev, job }, true)
+                    }
+                }
+            }
+        },
+        Step::Memory { bdev, mut job } => match job.take() {
+            None => (Step::Memory { bdev, job }, false),
+            Some(Ok((memory, _))) => {
+                let disk = inventory.malloc_disk(&bdev, memory);
+                (save_new_bdev(inventory, bdev, disk), true)
+            }
+            Some(Err(error)) => {
+                // The note in the state stays until the next change, and is harmless.
+                let name = inventory.config.memory_name(&bdev.uuid);
+                inventory.config.reclaim.remove(&name);
+                let what = format!("the machine has no memory for bdev {}: {error}", bdev.name);
+                (Step::Answer(Err(RpcError::errno(Errno::OutOfMemory, what))), true)
+            }
+        },
+        Step::Start { controller } => started(inventory, controller, told),
+        Step::Save { mut job, config, then } => match job.take() {
+            None => (Step::Save { job, config, then }, false),
+            Some((state, saved)) => {
+                inventory.state = Some(state);
+                inventory.record_state(Kind::StateSaved, saved.is_err().into(), &config);
+                let step = match saved {
+                    Ok(()) => {
+                        inventory.config = config;
+                        apply(inventory, then)
+                    }
+                    Err(error) => {
+                        let answer = Err(not_saved(inventory, error));
+                        match then {
+                            Then::Keep(name) => end_controller(inventory, name, answer),
+                            Then::Add(Disk::Malloc(disk)) => {
+                                let name = inventory.config.memory_name(&Bdev::<P>::uuid(&*disk));
+                                drop(disk);
+                                // It is named in the state still; the next start gives back what is not given back now.
+                                drop(free(inventory, name));
+                                Step::Answer(answer)
+                            }
+                            _ => Step::Answer(answer),
+                        }
+                    }
+                };
+                (step, true)
+            }
+        },
+        Step::End { name, answer } => {
+            let ended = |what: &Told| matches!(what, Told::Stopped | Told::Died | Told::Started(Err(_)));
+            if told.iter().any(|(who, what)| *who == name && ended(what)) {
+                forget_controller(inventory, &name);
+                return (Step::Answer(answer), true);
+            }
+            (Step::End { name, answer }, false)
+        }
+        Step::Free { name, mut job } => match job.take() {
+            None => (Step::Free { name, job }, false),
+            Some(freed) => {
+                match freed {
+                    Ok(()) => {
+                        inventory.config.reclaim.remove(&name);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%name, %error, "memory is given back at the next start only")
+                    }
+                }
+                (Step::Answer(Ok(json!(true))), true)
+            }
+        },
+        Step::Answer(answer) => (Step::Answer(answer), true),
+    }
+}
+
+/// Looks whether a new controller listens.
+fn started<P: Platform>(
+    inventory: &mut Inventory<P>,
+    controller: ControllerConfig,
+    told: &[(String, Told)],
+) -> (Step<P>, bool) {
+    let word = told.iter().filter(|(who, _)| *who == controller.name).find_map(|(_, what)| match what {
+        Told::Started(Ok(())) => Some(Ok(())),
+        Told::Started(Err(error)) => {
+            let path = inventory.socket_path(&controller.name);
+            Some(Err(RpcError::vhost(Errno::of(error.kind), format!("cannot listen at {path}: {error}"))))
+        }
+        Told::Died => Some(Err(RpcError::vhost(Errno::InputOutput, "the controller died as it was made"))),
+        Told::Described(..) | Told::Stopped => None,
+    });
+    match word {
+        None => (Step::Start { controller }, false),
+        Some(Err(error)) => {
+            forget_controller(inventory, &controller.name);
+            (Step::Answer(Err(error)), true)
+        }
+        Some(Ok(())) => {
+            let mut config = inventory.config.clone();
+            let name = controller.name.clone();
+            config.controllers.push(controller);
+            (save(inventory, config, Then::Keep(name)), true)
+        }
+    }
+}
+
+/// Starts to give memory of the machine back.
+pub(super) fn free<P: Platform>(inventory: &Inventory<P>, name: String) -> P::Job<runtime::Result<()>> {
+    let directory = inventory.platform.directory();
+    inventory.platform.offload(move || directory.remove_machine_memory(&name))
+}
+
+/// Does what has become durable.
+fn apply<P: Platform>(inventory: &mut Inventory<P>, then: Then<P>) -> Step<P> {
+    match then {
+        Then::Add(disk) => {
+            let name = json!(disk.bdev().name());
+            inventory.registry.add(disk);
+            Step::Answer(Ok(name))
+        }
+        Then::Remove(name) => {
+            inventory.pending.forget(&name);
+            match inventory.registry.remove(&name) {
+                Some(Disk::Malloc(disk)) => {
+                    let memory = inventory.config.memory_name(&Bdev::<P>::uuid(&*disk));
+                    drop(disk);
+                    let job = free(inventory, memory.clone());
+                    Step::Free { name: memory, job }
+                }
+                _ => Step::Answer(Ok(json!(true))),
+            }
+        }
+        Then::Resize(name, num_blocks) => {
+            if let Some(Disk::Null(disk)) = inventory.registry.get(&name) {
+                disk.resize(num_blocks);
+            }
+            inventory.controllers.resized(&name);
+            Step::Answer(Ok(json!(true)))
+        }
+        Then::Keep(name) => match inventory.controllers.get(&name).map(|entry| &entry.standing) {
+            // It died while it was saved; it is kept, as it would be had it died a moment later.
+            Some(Standing::Dead) | None => {
+                let what = format!("controller {name} died as it was made");
+                Step::Answer(Err(RpcError::vhost(Errno::InputOutput, what)))
+            }
+            Some(_) => Step::Answer(Ok(json!(true))),
+        },
+        Then::Stop(name) => end_controller(inventory, name, Ok(json!(true))),
+    }
+}

@@ -1,0 +1,218 @@
+//! Calls that ask and cannot be answered at once: what the controllers tell of themselves from their cores, and bdevs
+//! that shall be waited for. Any number is under way at a time, one a client.
+
+use super::controllers::{Standing, Told};
+use super::inventory::Inventory;
+use crate::control::answers::{self, ControllerView};
+use crate::control::calls::Call;
+use crate::control::error::{Errno, RpcError, RpcResult};
+use crate::control::server::ConnectionId;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::time::Duration;
+use runtime::{Instant, Platform};
+use serde_json::{Value, json};
+
+/// How long a controller's answer is waited for. A core that takes longer hangs; its controller is shown without
+/// sessions.
+const ANSWER_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// The questions under way.
+#[derive(Default)]
+pub(super) struct Questions {
+    waiting: Vec<Question>,
+    next_number: u64,
+}
+
+struct Question {
+    from: ConnectionId,
+    until: Instant,
+    what: Waiting,
+}
+
+enum Waiting {
+    /// These controllers' sessions; those that have not told yet have none.
+    Sessions { number: u64, names: Vec<String>, told: BTreeMap<String, Value>, awaited: Vec<String> },
+    /// This bdev.
+    Bdev(String),
+}
+
+impl Questions {
+    /// Answers a call that asks, or keeps it.
+    pub(super) fn ask<P: Platform>(
+        &mut self,
+        inventory: &mut Inventory<P>,
+        from: ConnectionId,
+        call: Call,
+        now: Instant,
+    ) -> Option<RpcResult<Value>> {
+        Some(match call {
+            Call::GetBdevs { name: None, .. } => Ok(bdev_names(inventory)
+                .iter()
+                .filter_map(|name| bdev(inventory, name))
+                .collect::<Vec<_>>()
+                .into()),
+            Call::GetBdevs { name: Some(name), timeout_ms } => match bdev(inventory, &name) {
+                Some(entry) => Ok(json!([entry])),
+                None if timeout_ms == 0 => Err(inventory.no_bdev(&name)),
+                None => {
+                    let until = now.after(Duration::from_millis(timeout_ms));
+                    self.waiting.push(Question { from, until, what: Waiting::Bdev(name) });
+                    return None;
+                }
+            },
+            Call::GetIostat { names, per_channel, reset } => {
+                if per_channel && names.as_ref().is_none_or(|names| names.len() != 1) {
+                    let what = "per_channel tells of one bdev: name it";
+                    return Some(Err(RpcError::errno(Errno::Invalid, what)));
+                }
+                let names: Vec<String> = names.unwrap_or_else(|| bdev_names(inventory));
+                if let Some(missing) = names.iter().find(|name| inventory.registry.get(name).is_none()) {
+                    return Some(Err(inventory.no_bdev(missing)));
+                }
+                let told = answers::iostat(&inventory.registry, &names, per_channel, now);
+                for name in &names {
+                    inventory.registry.reset_statistics(name, reset);
+                }
+                Ok(told)
+            }
+            Call::GetControllers { name } => return self.ask_controllers(inventory, from, name, now),
+            Call::GetReactors => {
+                let reactors = inventory.platform.reactors();
+                let threads = reactors.iter().map(|reactor| {
+                    let here = inventory.controllers.iter().filter(|entry| entry.core == reactor.core);
+                    here.map(|entry| entry.config.name.clone()).collect()
+                });
+                Ok(answers::reactors(&reactors, &threads.collect::<Vec<_>>()))
+            }
+            Call::GetSubsystems => Ok(answers::subsystems()),
+            Call::GetConfig { subsystem } => answers::config(&inventory.config, &subsystem),
+            Call::GetMethods => Ok(answers::methods()),
+            Call::GetVersion => Ok(answers::version(inventory.options.version)),
+            Call::CreateBdev(_)
+            | Call::DeleteBdev { .. }
+            | Call::ResizeNull { .. }
+            | Call::Rescan { .. }
+            | Call::CreateController(_)
+            | Call::DeleteController { .. } => unreachable!("changes are made, not asked"),
+        })
+    }
+
+    fn ask_controllers<P: Platform>(
+        &mut self,
+        inventory: &mut Inventory<P>,
+        from: ConnectionId,
+        name: Option<String>,
+        now: Instant,
+    ) -> Option<RpcResult<Value>> {
+        // What is not acknowledged yet is not shown yet.
+        let names = inventory.config.controllers.iter().map(|controller| controller.name.clone());
+        let names = names.filter(|known| name.as_ref().is_none_or(|name| name == known)).collect::<Vec<_>>();
+        if let (Some(name), true) = (name, names.is_empty()) {
+            return Some(Err(RpcError::errno(Errno::NoSuchDevice, format!("no controller is named {name}"))));
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        let awaited = names
+            .iter()
+            .filter(|name| inventory.controllers.describe(name, number))
+            .cloned()
+            .collect::<Vec<_>>();
+        let told = BTreeMap::new();
+        if awaited.is_empty() {
+            return Some(Ok(controllers(inventory, &names, &told)));
+        }
+        let what = Waiting::Sessions { number, names, told, awaited };
+        self.waiting.push(Question { from, until: now.after(ANSWER_WAIT_MAX), what });
+        None
+    }
+
+    /// Takes what was told, and answers what can be answered. Whether there was work.
+    pub(super) fn poll<P: Platform>(
+        &mut self,
+        inventory: &Inventory<P>,
+        now: Instant,
+        told: &[(String, Told)],
+        answers: &mut Vec<(ConnectionId, RpcResult<Value>)>,
+    ) -> bool {
+        let before = self.waiting.len();
+        self.waiting.retain_mut(|question| {
+            let late = now >= question.until;
+            let answer = match &mut question.what {
+                Waiting::Bdev(name) => match bdev(inventory, name) {
+                    Some(entry) => Some(Ok(json!([entry]))),
+                    None => late.then(|| Err(inventory.no_bdev(name))),
+                },
+                Waiting::Sessions { number, names, told: heard, awaited } => {
+                    for (who, what) in told {
+                        match what {
+                            Told::Described(answered, sessions) if answered == number => {
+                                heard.insert(who.clone(), sessions.clone());
+                                awaited.retain(|name| name != who);
+                            }
+                            Told::Stopped | Told::Died => awaited.retain(|name| name != who),
+                            Told::Described(..) | Told::Started(_) => {}
+                        }
+                    }
+                    (awaited.is_empty() || late).then(|| Ok(controllers(inventory, names, heard)))
+                }
+            };
+            match answer {
+                None => true,
+                Some(answer) => {
+                    answers.push((question.from, answer));
+                    false
+                }
+            }
+        });
+        self.waiting.len() != before
+    }
+
+    /// When to look again though nothing changed.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.waiting.iter().map(|question| question.until).min()
+    }
+}
+
+/// The bdevs that there are, in order of creation (after a restart they come in any order).
+fn bdev_names<P: Platform>(inventory: &Inventory<P>) -> Vec<String> {
+    let there = inventory.config.bdevs.iter().filter(|bdev| inventory.registry.get(&bdev.name).is_some());
+    there.map(|bdev| bdev.name.clone()).collect()
+}
+
+/// One entry of `bdev_get_bdevs`, if the bdev is there.
+fn bdev<P: Platform>(inventory: &Inventory<P>, name: &str) -> Option<Value> {
+    let bdev = inventory.registry.get(name)?.bdev();
+    Some(answers::bdev(&*bdev, &inventory.registry.holders(name), inventory.registry.is_shared(name)))
+}
+
+/// The entries of `vhost_get_controllers`.
+fn controllers<P: Platform>(
+    inventory: &Inventory<P>,
+    names: &[String],
+    told: &BTreeMap<String, Value>,
+) -> Value {
+    let reactors = inventory.platform.reactors();
+    let entries = names.iter().filter_map(|name| inventory.controllers.get(name)).map(|entry| {
+        let processor =
+            reactors.iter().find(|reactor| reactor.core == entry.core).map_or(0, |one| one.processor);
+        let standing = match &entry.standing {
+            Standing::Waiting(reason, _) => ("waiting", Some(reason.as_str())),
+            Standing::Starting => ("starting", None),
+            Standing::Serving => ("serving", None),
+            Standing::Stopping => ("stopping", None),
+            Standing::Dead => ("dead", Some("it died; delete it, or start the target again")),
+        };
+        answers::controller(&ControllerView {
+            config: &entry.config,
+            processor,
+            socket: inventory.socket_path(&entry.config.name),
+            sessions: told.get(&entry.config.name).cloned().unwrap_or_else(|| json!([])),
+            has_bdev: inventory.registry.get(&entry.config.bdev).is_some(),
+            standing,
+        })
+    });
+    entries.collect::<Vec<_>>().into()
+}

@@ -1,0 +1,1108 @@
+//! The vhost-user wire: every number, layout and rule of a message that can be checked without knowing the session.
+//! Sections are those of the vhost-user specification (QEMU, docs/interop/vhost-user.rst).
+//!
+//! Both ends run on one machine, so numbers are in its own byte order. What comes is a stranger's: a header that cannot
+//! be believed ([`HeaderError`]) ends the connection, since nothing after it can be found; a payload of the wrong size, a
+//! wrong number of handles or a field outside of its range ([`MessageError`]) costs only its message.
+
+use crate::virtio::blk::MAX_QUEUES;
+use crate::virtio::split::MAX_QUEUE_SIZE;
+use alloc::vec::Vec;
+use core::fmt;
+
+/// The only version of the protocol ("Header").
+pub const VERSION: u32 = 1;
+/// The header's flags ("Header").
+pub mod flag {
+    /// Where the version stands.
+    pub const VERSION_MASK: u32 = 0x3;
+    /// The message is a reply.
+    pub const REPLY: u32 = 0x4;
+    /// The sender wants to know how it went (protocol feature `REPLY_ACK`).
+    pub const NEED_REPLY: u32 = 0x8;
+}
+
+/// Most payload bytes of a message that is read to its end. The longest one that is understood has 268; what is longer
+/// than this is no message of the protocol.
+pub const MAX_PAYLOAD: usize = 4096;
+/// Most handles of one message: one for each region of `SET_MEM_TABLE`.
+pub const MAX_HANDLES: usize = MAX_TABLE_REGIONS;
+/// Most regions of `SET_MEM_TABLE` ("Memory regions description").
+pub const MAX_TABLE_REGIONS: usize = 8;
+/// Most bytes of the configuration space in one message (QEMU's `VHOST_USER_MAX_CONFIG_SIZE`).
+pub const MAX_CONFIG_LEN: usize = 256;
+
+/// Protocol feature bits ("Protocol features").
+pub mod protocol_feature {
+    /// `GET_QUEUE_NUM`.
+    pub const MQ: u64 = 1 << 0;
+    /// The dirty log is shared memory.
+    pub const LOG_SHMFD: u64 = 1 << 1;
+    /// `need_reply` is honoured.
+    pub const REPLY_ACK: u64 = 1 << 3;
+    /// The back-end may send requests of its own.
+    pub const BACKEND_REQ: u64 = 1 << 5;
+    /// `GET_CONFIG`, `SET_CONFIG`, `CONFIG_CHANGE`.
+    pub const CONFIG: u64 = 1 << 9;
+    /// The back-end may send handles.
+    pub const BACKEND_SEND_FD: u64 = 1 << 10;
+    /// Inflight tracking.
+    pub const INFLIGHT_SHMFD: u64 = 1 << 12;
+    /// `RESET_DEVICE`.
+    pub const RESET_DEVICE: u64 = 1 << 13;
+    /// `GET_MAX_MEM_SLOTS`, `ADD_MEM_REG`, `REM_MEM_REG`.
+    pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
+    /// `SET_STATUS`, `GET_STATUS`.
+    pub const STATUS: u64 = 1 << 16;
+}
+
+/// The protocol features that are offered: those that are implemented, and no other.
+pub const OFFERED_PROTOCOL_FEATURES: u64 = protocol_feature::MQ
+    | protocol_feature::LOG_SHMFD
+    | protocol_feature::REPLY_ACK
+    | protocol_feature::BACKEND_REQ
+    | protocol_feature::CONFIG
+    | protocol_feature::BACKEND_SEND_FD
+    | protocol_feature::INFLIGHT_SHMFD
+    | protocol_feature::RESET_DEVICE
+    | protocol_feature::CONFIGURE_MEM_SLOTS
+    | protocol_feature::STATUS;
+
+/// A request that a back-end sends ("Back-end message types"): the configuration space has changed.
+pub const BACKEND_CONFIG_CHANGE: u32 = 2;
+
+/// How long a request's payload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Payload {
+    /// Exactly so many bytes.
+    Exactly(usize),
+    /// Either of two lengths: with and without the padding that a C compiler adds.
+    Either(usize, usize),
+    /// A count, and so many memory regions.
+    Table,
+    /// A configuration header, and as many bytes as it says.
+    Config,
+    /// Not looked at: the request is not offered.
+    Any,
+}
+
+/// How many handles ride on a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Handles {
+    /// Exactly so many.
+    Exactly(usize),
+    /// None, or one that is closed unused ("VHOST_USER_REM_MEM_REG").
+    AtMost(usize),
+    /// One, unless bit 8 of the payload says that there is none.
+    ByBit8,
+    /// One for each region.
+    PerRegion,
+    /// All are closed unused: the request is not offered.
+    Any,
+}
+
+/// How a request is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// With success or failure as a `u64`, and only when the front-end asked for it (`REPLY_ACK`).
+    IfAsked,
+    /// Always; a failure by this `u64`.
+    Always(u64),
+    /// Always; a failure by a reply without payload ("VHOST_USER_GET_CONFIG").
+    AlwaysOrEmpty,
+    /// Always, and there is no way to tell a failure but to close the connection.
+    AlwaysOrClose,
+}
+
+/// Defines the front-end's requests once: number, name, payload, handles, answer, and whether it is offered.
+macro_rules! requests {
+    ($($(#[$doc:meta])* $request:ident = $number:literal, $name:literal, $payload:expr, $handles:expr, $answer:expr;)*) => {
+        /// A request of the front-end ("Front-end message types").
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Request {
+            $($(#[$doc])* $request = $number,)*
+        }
+
+        impl Request {
+            /// All requests that the specification names.
+            pub const ALL: &[Self] = &[$(Self::$request,)*];
+
+            /// The request with this number.
+            #[must_use]
+            pub const fn from_number(number: u32) -> Option<Self> {
+                match number {
+                    $($number => Some(Self::$request),)*
+                    _ => None,
+                }
+            }
+
+            /// The name, as the specification has it.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$request => $name,)*
+                }
+            }
+
+            const fn rule(self) -> (Payload, Handles, Answer) {
+                use {Answer::*, Handles::*, Payload::*};
+                match self {
+                    $(Self::$request => ($payload, $handles, $answer),)*
+                }
+            }
+        }
+    };
+}
+
+requests! {
+    /// Which virtio features are offered.
+    GetFeatures = 1, "GET_FEATURES", Payload::Exactly(0), Handles::Exactly(0), AlwaysOrClose;
+    /// Which the driver accepted.
+    SetFeatures = 2, "SET_FEATURES", Payload::Exactly(8), Handles::Exactly(0), IfAsked;
+    /// The session begins.
+    SetOwner = 3, "SET_OWNER", Payload::Exactly(0), Handles::Exactly(0), IfAsked;
+    /// Deprecated: disables all rings.
+    ResetOwner = 4, "RESET_OWNER", Payload::Exactly(0), Handles::Exactly(0), IfAsked;
+    /// The whole memory table.
+    SetMemTable = 5, "SET_MEM_TABLE", Table, PerRegion, IfAsked;
+    /// The dirty log.
+    SetLogBase = 6, "SET_LOG_BASE", Payload::Exactly(LogDescription::LEN), Handles::Exactly(1), AlwaysOrClose;
+    /// What is rung when the dirty log was written.
+    SetLogFd = 7, "SET_LOG_FD", Payload::Exactly(0), Handles::Exactly(1), IfAsked;
+    /// The size of a ring.
+    SetVringNum = 8, "SET_VRING_NUM", Payload::Exactly(VringState::LEN), Handles::Exactly(0), IfAsked;
+    /// The addresses of a ring.
+    SetVringAddr = 9, "SET_VRING_ADDR", Payload::Exactly(VringAddress::LEN), Handles::Exactly(0), IfAsked;
+    /// Where a ring goes on.
+    SetVringBase = 10, "SET_VRING_BASE", Payload::Exactly(VringState::LEN), Handles::Exactly(0), IfAsked;
+    /// Stops a ring and asks where it goes on.
+    GetVringBase = 11, "GET_VRING_BASE", Payload::Exactly(VringState::LEN), Handles::Exactly(0), AlwaysOrClose;
+    /// What the driver rings; starts the ring.
+    SetVringKick = 12, "SET_VRING_KICK", Payload::Exactly(8), ByBit8, IfAsked;
+    /// What the driver is told by.
+    SetVringCall = 13, "SET_VRING_CALL", Payload::Exactly(8), ByBit8, IfAsked;
+    /// What the front-end is told of a broken ring by.
+    SetVringErr = 14, "SET_VRING_ERR", Payload::Exactly(8), ByBit8, IfAsked;
+    /// Which protocol features are offered.
+    GetProtocolFeatures = 15, "GET_PROTOCOL_FEATURES", Payload::Exactly(0), Handles::Exactly(0), AlwaysOrClose;
+    /// Which the front-end accepted.
+    SetProtocolFeatures = 16, "SET_PROTOCOL_FEATURES", Payload::Exactly(8), Handles::Exactly(0), IfAsked;
+    /// How many rings there may be.
+    GetQueueNum = 17, "GET_QUEUE_NUM", Payload::Exactly(0), Handles::Exactly(0), AlwaysOrClose;
+    /// Enables or disables a ring.
+    SetVringEnable = 18, "SET_VRING_ENABLE", Payload::Exactly(VringState::LEN), Handles::Exactly(0), IfAsked;
+    /// Of network devices; not offered.
+    SendRarp = 19, "SEND_RARP", Payload::Any, Handles::Any, IfAsked;
+    /// Of network devices; not offered.
+    NetSetMtu = 20, "NET_SET_MTU", Payload::Any, Handles::Any, IfAsked;
+    /// The socket for requests of the back-end.
+    SetBackendReqFd = 21, "SET_BACKEND_REQ_FD", Payload::Exactly(0), Handles::Exactly(1), IfAsked;
+    /// Of IOMMUs; not offered.
+    IotlbMsg = 22, "IOTLB_MSG", Payload::Any, Handles::Any, Always(FAILURE);
+    /// Of legacy devices of another byte order; not offered.
+    SetVringEndian = 23, "SET_VRING_ENDIAN", Payload::Any, Handles::Any, IfAsked;
+    /// Reads the configuration space.
+    GetConfig = 24, "GET_CONFIG", Payload::Config, Handles::Exactly(0), AlwaysOrEmpty;
+    /// Writes the configuration space.
+    SetConfig = 25, "SET_CONFIG", Payload::Config, Handles::Exactly(0), IfAsked;
+    /// Of crypto devices; not offered.
+    CreateCryptoSession = 26, "CREATE_CRYPTO_SESSION", Payload::Any, Handles::Any, AlwaysOrClose;
+    /// Of crypto devices; not offered.
+    CloseCryptoSession = 27, "CLOSE_CRYPTO_SESSION", Payload::Any, Handles::Any, IfAsked;
+    /// Of postcopy migration; not offered.
+    PostcopyAdvise = 28, "POSTCOPY_ADVISE", Payload::Any, Handles::Any, AlwaysOrClose;
+    /// Of postcopy migration; not offered.
+    PostcopyListen = 29, "POSTCOPY_LISTEN", Payload::Any, Handles::Any, IfAsked;
+    /// Of postcopy migration; not offered.
+    PostcopyEnd = 30, "POSTCOPY_END", Payload::Any, Handles::Any, Always(FAILURE);
+    /// Asks for a fresh inflight region.
+    GetInflightFd = 31, "GET_INFLIGHT_FD", INFLIGHT_PAYLOAD, Handles::Exactly(0), AlwaysOrClose;
+    /// The inflight region to use.
+    SetInflightFd = 32, "SET_INFLIGHT_FD", INFLIGHT_PAYLOAD, Handles::Exactly(1), IfAsked;
+    /// Of graphics devices; not offered.
+    GpuSetSocket = 33, "GPU_SET_SOCKET", Payload::Any, Handles::Any, IfAsked;
+    /// Stops everything and goes back to the start.
+    ResetDevice = 34, "RESET_DEVICE", Payload::Exactly(0), Handles::Exactly(0), IfAsked;
+    /// Of in-band notifications; not offered.
+    VringKick = 35, "VRING_KICK", Payload::Any, Handles::Any, IfAsked;
+    /// How many memory regions there may be.
+    GetMaxMemSlots = 36, "GET_MAX_MEM_SLOTS", Payload::Exactly(0), Handles::Exactly(0), AlwaysOrClose;
+    /// One more memory region.
+    AddMemReg = 37, "ADD_MEM_REG", SINGLE_REGION_PAYLOAD, Handles::Exactly(1), IfAsked;
+    /// One memory region less.
+    RemMemReg = 38, "REM_MEM_REG", SINGLE_REGION_PAYLOAD, AtMost(1), IfAsked;
+    /// The virtio device status.
+    SetStatus = 39, "SET_STATUS", Payload::Exactly(8), Handles::Exactly(0), IfAsked;
+    /// The virtio device status.
+    GetStatus = 40, "GET_STATUS", Payload::Exactly(0), Handles::Exactly(0), AlwaysOrClose;
+    /// Of shared objects; not offered.
+    GetSharedObject = 41, "GET_SHARED_OBJECT", Payload::Any, Handles::Any, AlwaysOrClose;
+    /// Of device state transfer; not offered. The failure: an error, and no handle returned.
+    SetDeviceStateFd = 42, "SET_DEVICE_STATE_FD", Payload::Any, Handles::Any, Always(0x101);
+    /// Of device state transfer; not offered.
+    CheckDeviceState = 43, "CHECK_DEVICE_STATE", Payload::Any, Handles::Any, Always(FAILURE);
+    /// Of shared memory regions of the device; not offered.
+    GetShmemConfig = 44, "GET_SHMEM_CONFIG", Payload::Any, Handles::Any, AlwaysOrClose;
+}
+
+/// The `u64` that tells success.
+pub const SUCCESS: u64 = 0;
+/// The `u64` that tells failure where the specification asks for no special one.
+pub const FAILURE: u64 = 1;
+
+/// The specification adds the fields up to 20 bytes; QEMU and the vhost crate send the padded C structure.
+const INFLIGHT_PAYLOAD: Payload =
+    Payload::Either(InflightDescription::LEN, InflightDescription::LEN + INFLIGHT_PADDING);
+/// Bytes that a C compiler adds to [`InflightDescription`].
+const INFLIGHT_PADDING: usize = 4;
+/// Bytes before the region in "Single memory region description".
+const SINGLE_REGION_PADDING: usize = 8;
+/// `ADD_MEM_REG` and `REM_MEM_REG`.
+const SINGLE_REGION_PAYLOAD: Payload = Payload::Exactly(SINGLE_REGION_PADDING + MemoryRegion::LEN);
+/// Bytes before the regions in "Memory regions description": their number and padding.
+const TABLE_HEADER_LEN: usize = 8;
+/// "Vring index and flags": where the index stands.
+const VRING_INDEX_MASK: u64 = 0xff;
+/// "Vring index and flags": no handle comes with the message.
+const VRING_NO_HANDLE: u64 = 0x100;
+
+impl Request {
+    /// How it is answered.
+    #[must_use]
+    pub const fn answer(self) -> Answer {
+        self.rule().2
+    }
+
+    /// Whether it belongs to what is offered.
+    #[must_use]
+    pub const fn is_offered(self) -> bool {
+        !matches!(self.rule().0, Payload::Any)
+    }
+}
+
+/// Defines a structure of the wire and its coding; the fields' lengths must add up to the length that is stated.
+macro_rules! wire {
+    ($(#[$doc:meta])* $name:ident, $len:literal { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $type,)*
+        }
+
+        const _: () = assert!(0 $(+ size_of::<$type>())* == $len);
+
+        impl $name {
+            /// Bytes on the wire.
+            pub const LEN: usize = $len;
+
+            /// Reads the structure.
+            #[must_use]
+            pub fn decode(bytes: &[u8; $len]) -> Self {
+                let mut left = &bytes[..];
+                $(let $field = {
+                    let (raw, rest) = left.split_first_chunk().unwrap_or_else(|| unreachable!("checked above"));
+                    left = rest;
+                    <$type>::from_ne_bytes(*raw)
+                };)*
+                debug_assert!(left.is_empty());
+                Self { $($field,)* }
+            }
+
+            /// Writes the structure.
+            #[must_use]
+            pub fn encode(&self) -> [u8; $len] {
+                let mut bytes = [0; $len];
+                let mut at = 0;
+                $({
+                    let raw = self.$field.to_ne_bytes();
+                    bytes[at..at + raw.len()].copy_from_slice(&raw);
+                    at += raw.len();
+                })*
+                debug_assert_eq!(at, $len);
+                bytes
+            }
+        }
+    };
+}
+
+wire! {
+    /// What every message begins with ("Header").
+    Header, 12 {
+        /// The request's number; a reply repeats it.
+        request: u32,
+        /// [`VERSION`] and [`flag`]s.
+        flags: u32,
+        /// Bytes of payload that follow.
+        size: u32,
+    }
+}
+
+wire! {
+    /// "A vring state description".
+    VringState, 8 {
+        /// The ring.
+        index: u32,
+        /// Size, base or whether to enable it.
+        num: u32,
+    }
+}
+
+wire! {
+    /// "A vring address description". Addresses are the front-end's own.
+    VringAddress, 40 {
+        /// The ring.
+        index: u32,
+        /// [`VringAddress::LOG`].
+        flags: u32,
+        /// The descriptor table.
+        descriptors: u64,
+        /// The device area.
+        used: u64,
+        /// The driver area.
+        available: u64,
+        /// Guest physical address under which writes to the device area are logged.
+        log: u64,
+    }
+}
+
+impl VringAddress {
+    /// Writes to the device area are logged (`VHOST_VRING_F_LOG`).
+    pub const LOG: u32 = 1;
+
+    /// Whether the areas are the same as another's.
+    #[must_use]
+    pub const fn same_areas(&self, other: &Self) -> bool {
+        self.descriptors == other.descriptors && self.used == other.used && self.available == other.available
+    }
+
+    /// Under which address writes to the device area are logged, if they are.
+    #[must_use]
+    pub const fn used_log(&self) -> Option<u64> {
+        if self.flags & Self::LOG != 0 { Some(self.log) } else { None }
+    }
+}
+
+wire! {
+    /// One region of "Memory regions description".
+    MemoryRegion, 32 {
+        /// First guest physical address.
+        guest_address: u64,
+        /// Length in bytes.
+        size: u64,
+        /// First address in the front-end.
+        user_address: u64,
+        /// Where the region begins in its handle's object.
+        mmap_offset: u64,
+    }
+}
+
+wire! {
+    /// "Log description".
+    LogDescription, 16 {
+        /// Bytes of the log.
+        size: u64,
+        /// Where the log begins in its handle's object.
+        offset: u64,
+    }
+}
+
+wire! {
+    /// The fixed part of "Virtio device config space".
+    ConfigHeader, 12 {
+        /// First byte in the configuration space.
+        offset: u32,
+        /// Bytes that follow.
+        size: u32,
+        /// [`ConfigHeader::LIVE_MIGRATION`] or 0.
+        flags: u32,
+    }
+}
+
+impl ConfigHeader {
+    /// The message restores a migrated device, and so may write what a driver may not. A value, not a bit.
+    pub const LIVE_MIGRATION: u32 = 1;
+}
+
+wire! {
+    /// "Inflight description".
+    InflightDescription, 20 {
+        /// Bytes of the region.
+        mmap_size: u64,
+        /// Where it begins in its handle's object.
+        mmap_offset: u64,
+        /// Number of rings.
+        num_queues: u16,
+        /// Size of the rings.
+        queue_size: u16,
+    }
+}
+
+/// Why a header ends its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderError {
+    /// Another version than [`VERSION`].
+    Version(u32),
+    /// A reply where a request was expected, or the other way round.
+    Direction,
+    /// More payload than [`MAX_PAYLOAD`].
+    Size(u32),
+}
+
+impl fmt::Display for HeaderError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version(found) => write!(f, "version {found} in a header, expected {VERSION}"),
+            Self::Direction => {
+                f.write_str("a reply where a request belongs, or a request where a reply does")
+            }
+            Self::Size(found) => {
+                write!(f, "a payload of {found} bytes, longer than any message ({MAX_PAYLOAD})")
+            }
+        }
+    }
+}
+
+impl Header {
+    /// The header of a reply to `request`.
+    #[must_use]
+    pub const fn reply(request: u32, size: u32) -> Self {
+        Self { request, flags: VERSION | flag::REPLY, size }
+    }
+
+    /// Checks what must hold for the next message to be found at all. `reply`: whether a reply is expected.
+    pub const fn check(&self, reply: bool) -> Result<(), HeaderError> {
+        let version = self.flags & flag::VERSION_MASK;
+        if version != VERSION {
+            return Err(HeaderError::Version(version));
+        }
+        if (self.flags & flag::REPLY != 0) != reply {
+            return Err(HeaderError::Direction);
+        }
+        if self.size as usize > MAX_PAYLOAD {
+            return Err(HeaderError::Size(self.size));
+        }
+        Ok(())
+    }
+
+    /// Whether the sender wants to know how it went.
+    #[must_use]
+    pub const fn needs_reply(&self) -> bool {
+        self.flags & flag::NEED_REPLY != 0
+    }
+}
+
+/// A request, decoded and checked as far as its own bytes go. The handles stay beside it, in the number that it needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// `GET_FEATURES`
+    GetFeatures,
+    /// `SET_FEATURES`: the bits
+    SetFeatures(u64),
+    /// `SET_OWNER`
+    SetOwner,
+    /// `RESET_OWNER`
+    ResetOwner,
+    /// `SET_MEM_TABLE`: the regions, at most [`MAX_TABLE_REGIONS`]
+    SetMemTable(Vec<MemoryRegion>),
+    /// `SET_LOG_BASE`
+    SetLogBase(LogDescription),
+    /// `SET_LOG_FD`
+    SetLogFd,
+    /// `SET_VRING_NUM`: a size that a ring may have
+    SetVringNum {
+        /// The ring.
+        index: u16,
+        /// Its number of entries.
+        size: u16,
+    },
+    /// `SET_VRING_ADDR`
+    SetVringAddr {
+        /// The ring.
+        index: u16,
+        /// Its addresses.
+        address: VringAddress,
+    },
+    /// `SET_VRING_BASE`
+    SetVringBase {
+        /// The ring.
+        index: u16,
+        /// The next available index.
+        base: u16,
+    },
+    /// `GET_VRING_BASE`: the ring
+    GetVringBase(u16),
+    /// `SET_VRING_KICK`, with a handle or without
+    SetVringKick(u16),
+    /// `SET_VRING_CALL`, with a handle or without
+    SetVringCall(u16),
+    /// `SET_VRING_ERR`, with a handle or without
+    SetVringErr(u16),
+    /// `GET_PROTOCOL_FEATURES`
+    GetProtocolFeatures,
+    /// `SET_PROTOCOL_FEATURES`: the bits
+    SetProtocolFeatures(u64),
+    /// `GET_QUEUE_NUM`
+    GetQueueNum,
+    /// `SET_VRING_ENABLE`
+    SetVringEnable {
+        /// The ring.
+        index: u16,
+        /// Whether it is enabled from now on.
+        enabled: bool,
+    },
+    /// `SET_BACKEND_REQ_FD`
+    SetBackendReqFd,
+    /// `GET_CONFIG`
+    GetConfig(ConfigHeader),
+    /// `SET_CONFIG`: where, and what
+    SetConfig(ConfigHeader, Vec<u8>),
+    /// `GET_INFLIGHT_FD`: and whether the description came padded, and so is answered padded
+    GetInflightFd(InflightDescription, bool),
+    /// `SET_INFLIGHT_FD`
+    SetInflightFd(InflightDescription),
+    /// `RESET_DEVICE`
+    ResetDevice,
+    /// `GET_MAX_MEM_SLOTS`
+    GetMaxMemSlots,
+    /// `ADD_MEM_REG`
+    AddMemReg(MemoryRegion),
+    /// `REM_MEM_REG`
+    RemMemReg(MemoryRegion),
+    /// `SET_STATUS`: the status
+    SetStatus(u8),
+    /// `GET_STATUS`
+    GetStatus,
+}
+
+/// Why a message was refused by what stands in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageError {
+    /// The request's number is none that the specification names.
+    Unknown(u32),
+    /// The request belongs to a feature that is not offered.
+    NotOffered,
+    /// The payload's length.
+    PayloadLen {
+        /// Bytes found.
+        found: usize,
+        /// Bytes expected.
+        expected: usize,
+    },
+    /// The number of handles.
+    HandleCount {
+        /// Handles found.
+        found: usize,
+        /// Handles expected.
+        expected: usize,
+    },
+    /// A field outside of its range.
+    Field {
+        /// Its name.
+        field: &'static str,
+        /// What was found.
+        found: u64,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+}
+
+impl fmt::Display for MessageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(number) => write!(f, "request {number} is not known"),
+            Self::NotOffered => f.write_str("the request belongs to a feature that was not offered"),
+            Self::PayloadLen { found, expected } => {
+                write!(f, "the payload has {found} bytes, expected {expected}")
+            }
+            Self::HandleCount { found, expected } => {
+                write!(f, "{found} handles came with it, expected {expected}")
+            }
+            Self::Field { field, found, allowed } => write!(f, "{field} is {found:#x}, allowed is {allowed}"),
+        }
+    }
+}
+
+/// Checks a ring's index.
+fn ring_index(index: u64) -> Result<u16, MessageError> {
+    match u16::try_from(index) {
+        Ok(index) if index < MAX_QUEUES => Ok(index),
+        _ => Err(MessageError::Field { field: "the ring's index", found: index, allowed: "0 to 127" }),
+    }
+}
+
+/// Checks a number of entries: any that a ring may have, a power of two (virtio 1.3, section 2.7).
+fn ring_size(field: &'static str, size: u32) -> Result<u16, MessageError> {
+    match u16::try_from(size) {
+        Ok(size) if size.is_power_of_two() && size <= MAX_QUEUE_SIZE => Ok(size),
+        _ => {
+            Err(MessageError::Field { field, found: size.into(), allowed: "a power of two from 1 to 32768" })
+        }
+    }
+}
+
+/// The whole payload as a structure's bytes.
+fn fixed<const N: usize>(payload: &[u8]) -> Result<&[u8; N], MessageError> {
+    payload.try_into().map_err(|_| MessageError::PayloadLen { found: payload.len(), expected: N })
+}
+
+/// The first bytes of a payload, and the rest.
+fn prefix<const N: usize>(payload: &[u8]) -> Result<(&[u8; N], &[u8]), MessageError> {
+    payload.split_first_chunk().ok_or(MessageError::PayloadLen { found: payload.len(), expected: N })
+}
+
+fn decode_u64(payload: &[u8]) -> Result<u64, MessageError> {
+    fixed(payload).map(|bytes| u64::from_ne_bytes(*bytes))
+}
+
+/// "Vring index and flags" of `SET_VRING_KICK`, `_CALL` and `_ERR`.
+fn decode_vring_handle(payload: &[u8]) -> Result<u16, MessageError> {
+    let value = decode_u64(payload)?;
+    if value & !(VRING_INDEX_MASK | VRING_NO_HANDLE) != 0 {
+        let allowed = "an index in bits 0 to 7, and bit 8";
+        return Err(MessageError::Field { field: "the ring's index and flags", found: value, allowed });
+    }
+    ring_index(value & VRING_INDEX_MASK)
+}
+
+fn decode_vring_state(payload: &[u8]) -> Result<(u16, u32), MessageError> {
+    let state = VringState::decode(fixed(payload)?);
+    Ok((ring_index(state.index.into())?, state.num))
+}
+
+fn decode_table(payload: &[u8]) -> Result<Vec<MemoryRegion>, MessageError> {
+    let ([n0, n1, n2, n3, ..], regions) = prefix::<TABLE_HEADER_LEN>(payload)?;
+    let count = u32::from_ne_bytes([*n0, *n1, *n2, *n3]);
+    if count as usize > MAX_TABLE_REGIONS {
+        let field = "the number of regions";
+        return Err(MessageError::Field { field, found: count.into(), allowed: "0 to 8" });
+    }
+    let expected = TABLE_HEADER_LEN + MemoryRegion::LEN * count as usize;
+    if payload.len() != expected {
+        return Err(MessageError::PayloadLen { found: payload.len(), expected });
+    }
+    let (regions, _) = regions.as_chunks();
+    Ok(regions.iter().map(MemoryRegion::decode).collect())
+}
+
+fn decode_single_region(payload: &[u8]) -> Result<MemoryRegion, MessageError> {
+    let (_padding, region) = prefix::<SINGLE_REGION_PADDING>(payload)?;
+    fixed(region).map(MemoryRegion::decode)
+}
+
+fn decode_config(payload: &[u8]) -> Result<(ConfigHeader, &[u8]), MessageError> {
+    let (header, bytes) = prefix(payload)?;
+    let header = ConfigHeader::decode(header);
+    if header.size == 0 || header.size as usize > MAX_CONFIG_LEN {
+        let field = "the configuration's size";
+        return Err(MessageError::Field { field, found: header.size.into(), allowed: "1 to 256" });
+    }
+    if header.flags > ConfigHeader::LIVE_MIGRATION {
+        let field = "the configuration's flags";
+        return Err(MessageError::Field { field, found: header.flags.into(), allowed: "0 or 1" });
+    }
+    let expected = ConfigHeader::LEN + header.size as usize;
+    if payload.len() != expected {
+        return Err(MessageError::PayloadLen { found: payload.len(), expected });
+    }
+    Ok((header, bytes))
+}
+
+/// The description, and whether it came with a C compiler's padding.
+fn decode_inflight(payload: &[u8]) -> Result<(InflightDescription, bool), MessageError> {
+    let (bytes, padding) = prefix(payload)?;
+    let description = InflightDescription::decode(bytes);
+    let field = |field, found, allowed| Err(MessageError::Field { field, found, allowed });
+    if description.num_queues == 0 || description.num_queues > MAX_QUEUES {
+        return field("the number of rings", description.num_queues.into(), "1 to 128");
+    }
+    if description.queue_size == 0 || description.queue_size > MAX_QUEUE_SIZE {
+        return field("the size of the rings", description.queue_size.into(), "1 to 32768");
+    }
+    Ok((description, !padding.is_empty()))
+}
+
+/// How many handles a request's payload asks for, at least and at most.
+fn handle_bounds(request: Request, payload: &[u8]) -> (usize, usize) {
+    match request.rule().1 {
+        Handles::Exactly(count) => (count, count),
+        Handles::AtMost(count) => (0, count),
+        Handles::Any => (0, MAX_HANDLES),
+        Handles::ByBit8 => {
+            let count = decode_u64(payload).map_or(0, |value| usize::from(value & VRING_NO_HANDLE == 0));
+            (count, count)
+        }
+        Handles::PerRegion => {
+            let count = decode_table(payload).map_or(0, |regions| regions.len());
+            (count, count)
+        }
+    }
+}
+
+fn check_payload_len(request: Request, found: usize) -> Result<(), MessageError> {
+    match request.rule().0 {
+        Payload::Exactly(expected) if found != expected => Err(MessageError::PayloadLen { found, expected }),
+        Payload::Either(expected, other) if found != expected && found != other => {
+            Err(MessageError::PayloadLen { found, expected })
+        }
+        // Their lengths depend on what stands in them.
+        Payload::Exactly(_) | Payload::Either(..) | Payload::Table | Payload::Config => Ok(()),
+        Payload::Any => Err(MessageError::NotOffered),
+    }
+}
+
+impl Message {
+    /// Decodes a request's payload, that `handles` handles came with.
+    pub fn decode(request: Request, payload: &[u8], handles: usize) -> Result<Self, MessageError> {
+        check_payload_len(request, payload.len())?;
+        let message = Self::decode_payload(request, payload)?;
+        let (least, most) = handle_bounds(request, payload);
+        if handles < least || handles > most {
+            return Err(MessageError::HandleCount { found: handles, expected: most });
+        }
+        Ok(message)
+    }
+
+    fn decode_payload(request: Request, payload: &[u8]) -> Result<Self, MessageError> {
+        Ok(match request {
+            Request::GetFeatures => Self::GetFeatures,
+            Request::SetFeatures => Self::SetFeatures(decode_u64(payload)?),
+            Request::SetOwner => Self::SetOwner,
+            Request::ResetOwner => Self::ResetOwner,
+            Request::SetMemTable => Self::SetMemTable(decode_table(payload)?),
+            Request::SetLogBase => Self::SetLogBase(LogDescription::decode(fixed(payload)?)),
+            Request::SetLogFd => Self::SetLogFd,
+            Request::SetVringNum => {
+                let (index, size) = decode_vring_state(payload)?;
+                Self::SetVringNum { index, size: ring_size("the ring's size", size)? }
+            }
+            Request::SetVringAddr => {
+                let address = VringAddress::decode(fixed(payload)?);
+                let index = ring_index(address.index.into())?;
+                if address.flags & !VringAddress::LOG != 0 {
+                    let (field, found) = ("the ring's flags", address.flags.into());
+                    return Err(MessageError::Field { field, found, allowed: "0 or 1 (log)" });
+                }
+                Self::SetVringAddr { index, address }
+            }
+            Request::SetVringBase => {
+                // The upper half is zero for a split ring; QEMU fills it for a packed one, which is not offered.
+                let (index, base) = decode_vring_state(payload)?;
+                let Ok(base) = u16::try_from(base) else {
+                    let field = "the ring's base";
+                    return Err(MessageError::Field { field, found: base.into(), allowed: "0 to 65535" });
+                };
+                Self::SetVringBase { index, base }
+            }
+            Request::GetVringBase => Self::GetVringBase(decode_vring_state(payload)?.0),
+            Request::SetVringKick => Self::SetVringKick(decode_vring_handle(payload)?),
+            Request::SetVringCall => Self::SetVringCall(decode_vring_handle(payload)?),
+            Request::SetVringErr => Self::SetVringErr(decode_vring_handle(payload)?),
+            Request::GetProtocolFeatures => Self::GetProtocolFeatures,
+            Request::SetProtocolFeatures => Self::SetProtocolFeatures(decode_u64(payload)?),
+            Request::GetQueueNum => Self::GetQueueNum,
+            Request::SetVringEnable => match decode_vring_state(payload)? {
+                (index, enabled @ (0 | 1)) => Self::SetVringEnable { index, enabled: enabled == 1 },
+                (_, other) => {
+                    let field = "whether the ring is enabled";
+                    return Err(MessageError::Field { field, found: other.into(), allowed: "0 or 1" });
+                }
+            },
+            Request::SetBackendReqFd => Self::SetBackendReqFd,
+            Request::GetConfig => Self::GetConfig(decode_config(payload)?.0),
+            Request::SetConfig => {
+                let (header, bytes) = decode_config(payload)?;
+                Self::SetConfig(header, bytes.to_vec())
+            }
+            Request::GetInflightFd => {
+                let (description, padded) = decode_inflight(payload)?;
+                Self::GetInflightFd(description, padded)
+            }
+            Request::SetInflightFd => Self::SetInflightFd(decode_inflight(payload)?.0),
+            Request::ResetDevice => Self::ResetDevice,
+            Request::GetMaxMemSlots => Self::GetMaxMemSlots,
+            Request::AddMemReg => Self::AddMemReg(decode_single_region(payload)?),
+            Request::RemMemReg => Self::RemMemReg(decode_single_region(payload)?),
+            Request::SetStatus => {
+                let status = decode_u64(payload)?;
+                let Ok(status) = u8::try_from(status) else {
+                    let field = "the device status";
+                    return Err(MessageError::Field { field, found: status, allowed: "0 to 255" });
+                };
+                Self::SetStatus(status)
+            }
+            Request::GetStatus => Self::GetStatus,
+            Request::SendRarp
+            | Request::NetSetMtu
+            | Request::IotlbMsg
+            | Request::SetVringEndian
+            | Request::CreateCryptoSession
+            | Request::CloseCryptoSession
+            | Request::PostcopyAdvise
+            | Request::PostcopyListen
+            | Request::PostcopyEnd
+            | Request::GpuSetSocket
+            | Request::VringKick
+            | Request::GetSharedObject
+            | Request::SetDeviceStateFd
+            | Request::CheckDeviceState
+            | Request::GetShmemConfig => return Err(MessageError::NotOffered),
+        })
+    }
+
+    /// The ring that the message is about, if it is about one.
+    #[must_use]
+    pub const fn ring(&self) -> Option<u16> {
+        match self {
+            Self::SetVringNum { index, .. }
+            | Self::SetVringAddr { index, .. }
+            | Self::SetVringBase { index, .. }
+            | Self::GetVringBase(index)
+            | Self::SetVringKick(index)
+            | Self::SetVringCall(index)
+            | Self::SetVringErr(index)
+            | Self::SetVringEnable { index, .. } => Some(*index),
+            _ => None,
+        }
+    }
+}
+
+/// The payload of a reply to `GET_INFLIGHT_FD`.
+#[must_use]
+pub fn encode_inflight(description: &InflightDescription, padded: bool) -> Vec<u8> {
+    let mut bytes = description.encode().to_vec();
+    if padded {
+        bytes.resize(InflightDescription::LEN + INFLIGHT_PADDING, 0);
+    }
+    bytes
+}
+
+/// The payload of a reply to `GET_CONFIG`.
+#[must_use]
+pub fn encode_config(header: &ConfigHeader, bytes: &[u8]) -> Vec<u8> {
+    let mut payload = header.encode().to_vec();
+    payload.extend_from_slice(bytes);
+    payload
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+    use alloc::vec;
+
+    /// A payload of native-endian numbers.
+    fn bytes(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    fn rejected(request: Request, payload: &[u8], handles: usize) -> MessageError {
+        Message::decode(request, payload, handles).expect_err("the message is to be refused")
+    }
+
+    #[test]
+    fn a_structure_is_read_as_it_was_written() {
+        let header = Header { request: 24, flags: VERSION | flag::NEED_REPLY, size: 69 };
+        assert_eq!(Header::decode(&header.encode()), header);
+        let address =
+            VringAddress { index: 1, flags: 1, descriptors: 2 << 40, used: 3 << 40, available: 4, log: 5 };
+        assert_eq!(VringAddress::decode(&address.encode()), address);
+        let region = MemoryRegion { guest_address: 1, size: 2, user_address: 3, mmap_offset: u64::MAX };
+        assert_eq!(MemoryRegion::decode(&region.encode()), region);
+        let inflight =
+            InflightDescription { mmap_size: 0x1080, mmap_offset: 0, num_queues: 2, queue_size: 128 };
+        assert_eq!(InflightDescription::decode(&inflight.encode()), inflight);
+        assert_eq!(encode_inflight(&inflight, false).len(), 20);
+        assert_eq!(encode_inflight(&inflight, true)[..20], inflight.encode());
+        assert_eq!(encode_inflight(&inflight, true).len(), 24);
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_believed_is_refused() {
+        let header = |flags, size| Header { request: 1, flags, size };
+        assert_eq!(header(1, 0).check(false), Ok(()));
+        assert_eq!(header(1 | flag::NEED_REPLY, MAX_PAYLOAD as u32).check(false), Ok(()));
+        assert_eq!(header(0, 0).check(false), Err(HeaderError::Version(0)));
+        assert_eq!(header(2, 0).check(false), Err(HeaderError::Version(2)));
+        assert_eq!(header(1 | flag::REPLY, 0).check(false), Err(HeaderError::Direction));
+        assert_eq!(header(1, 0).check(true), Err(HeaderError::Direction));
+        assert_eq!(header(1 | flag::REPLY, 8).check(true), Ok(()));
+        let too_long = MAX_PAYLOAD as u32 + 1;
+        assert_eq!(header(1, too_long).check(false), Err(HeaderError::Size(too_long)));
+        assert_eq!(header(1, u32::MAX).check(false), Err(HeaderError::Size(u32::MAX)));
+    }
+
+    #[test]
+    fn every_number_from_1_to_44_is_known_and_no_other() {
+        let known: Vec<u32> = (0..100).filter(|number| Request::from_number(*number).is_some()).collect();
+        assert_eq!(known, (1..=44).collect::<Vec<_>>());
+        assert!(Request::ALL.iter().all(|request| Request::from_number(*request as u32) == Some(*request)));
+    }
+
+    #[test]
+    fn a_request_that_is_not_offered_is_refused_whatever_it_holds() {
+        let not_offered: Vec<u32> = Request::ALL
+            .iter()
+            .filter(|request| !request.is_offered())
+            .map(|request| *request as u32)
+            .collect();
+        assert_eq!(not_offered, [19, 20, 22, 23, 26, 27, 28, 29, 30, 33, 35, 41, 42, 43, 44]);
+        for request in Request::ALL.iter().filter(|request| !request.is_offered()) {
+            for handles in [0, 1, MAX_HANDLES] {
+                assert_eq!(rejected(*request, &[0; 8], handles), MessageError::NotOffered);
+            }
+        }
+    }
+
+    #[test]
+    fn every_offered_request_without_a_payload_wants_none_and_the_others_want_theirs() {
+        for request in Request::ALL.iter().filter(|request| request.is_offered()) {
+            let payload_of_17 = Message::decode(*request, &[0; 17], 0);
+            assert!(
+                matches!(
+                    payload_of_17,
+                    Err(MessageError::PayloadLen { .. }
+                        | MessageError::Field { field: "the configuration's size", .. })
+                ),
+                "{request:?} takes 17 bytes: {payload_of_17:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_qemu_was_seen_to_send_is_understood() {
+        // QEMU 7.2: GET_CONFIG of 57 bytes at 0; the padded description of the inflight region.
+        let mut payload = bytes(&[0, 57, 0]);
+        payload.resize(69, 0);
+        let header = ConfigHeader { offset: 0, size: 57, flags: 0 };
+        assert_eq!(Message::decode(Request::GetConfig, &payload, 0), Ok(Message::GetConfig(header)));
+
+        let mut payload = vec![0; 16];
+        payload.extend_from_slice(&2_u16.to_ne_bytes());
+        payload.extend_from_slice(&128_u16.to_ne_bytes());
+        payload.extend_from_slice(&[0; 4]);
+        let inflight = InflightDescription { mmap_size: 0, mmap_offset: 0, num_queues: 2, queue_size: 128 };
+        let asked = Message::decode(Request::GetInflightFd, &payload, 0);
+        assert_eq!(asked, Ok(Message::GetInflightFd(inflight, true)));
+        let asked = Message::decode(Request::GetInflightFd, &payload[..20], 0);
+        assert_eq!(asked, Ok(Message::GetInflightFd(inflight, false)));
+
+        let kick = Message::decode(Request::SetVringKick, &bytes(&[1, 0]), 1);
+        assert_eq!(kick, Ok(Message::SetVringKick(1)));
+        let no_handle = Message::decode(Request::SetVringKick, &bytes(&[0x101, 0]), 0);
+        assert_eq!(no_handle, Ok(Message::SetVringKick(1)));
+
+        // REM_MEM_REG: a stray handle is tolerated, and closed.
+        let region = MemoryRegion { guest_address: 0, size: 1 << 30, user_address: 7 << 40, mmap_offset: 0 };
+        let mut payload = vec![0; 8];
+        payload.extend_from_slice(&region.encode());
+        for handles in [0, 1] {
+            assert_eq!(
+                Message::decode(Request::RemMemReg, &payload, handles),
+                Ok(Message::RemMemReg(region))
+            );
+        }
+    }
+
+    #[test]
+    fn the_memory_table_has_as_many_regions_and_handles_as_it_says() {
+        let table = |count: u32, regions: usize| {
+            let mut payload = bytes(&[count, 0]);
+            payload.resize(8 + 32 * regions, 0);
+            payload
+        };
+        for count in 0..=8 {
+            let message =
+                Message::decode(Request::SetMemTable, &table(count, count as usize), count as usize);
+            assert!(matches!(message, Ok(Message::SetMemTable(regions)) if regions.len() == count as usize));
+        }
+        let refusals = [
+            (table(9, 9), 9, "the number of regions is 0x9, allowed is 0 to 8"),
+            (table(u32::MAX, 1), 1, "the number of regions is 0xffffffff, allowed is 0 to 8"),
+            (table(2, 1), 2, "the payload has 40 bytes, expected 72"),
+            (table(1, 2), 1, "the payload has 72 bytes, expected 40"),
+            (table(2, 2), 1, "1 handles came with it, expected 2"),
+            (table(2, 2), 3, "3 handles came with it, expected 2"),
+            (vec![0; 7], 0, "the payload has 7 bytes, expected 8"),
+        ];
+        for (payload, handles, said) in refusals {
+            assert_eq!(rejected(Request::SetMemTable, &payload, handles).to_string(), said);
+        }
+    }
+
+    #[test]
+    fn a_field_outside_of_its_range_is_refused_by_name() {
+        let config = |offset, size, flags, len: usize| {
+            let mut payload = bytes(&[offset, size, flags]);
+            payload.resize(12 + len, 0);
+            payload
+        };
+        let inflight = |queues: u16, size: u16| {
+            let mut payload = vec![0; 16];
+            payload.extend_from_slice(&queues.to_ne_bytes());
+            payload.extend_from_slice(&size.to_ne_bytes());
+            payload
+        };
+        let address = |index, flags| {
+            let mut payload = bytes(&[index, flags]);
+            payload.resize(40, 0);
+            payload
+        };
+        let refusals = [
+            (Request::SetVringNum, bytes(&[128, 128]), 0, "the ring's index is 0x80"),
+            (Request::SetVringNum, bytes(&[u32::MAX, 128]), 0, "the ring's index is 0xffffffff"),
+            (Request::SetVringNum, bytes(&[0, 0]), 0, "the ring's size is 0x0"),
+            (Request::SetVringNum, bytes(&[0, 3]), 0, "the ring's size is 0x3"),
+            (Request::SetVringNum, bytes(&[0, 65536]), 0, "the ring's size is 0x10000"),
+            (Request::SetVringBase, bytes(&[0, 65536]), 0, "the ring's base is 0x10000"),
+            (Request::SetVringAddr, address(128, 0), 0, "the ring's index is 0x80"),
+            (Request::SetVringAddr, address(0, 2), 0, "the ring's flags is 0x2"),
+            (Request::GetVringBase, bytes(&[200, 0]), 0, "the ring's index is 0xc8"),
+            (Request::SetVringEnable, bytes(&[0, 2]), 0, "whether the ring is enabled is 0x2"),
+            (Request::SetVringKick, bytes(&[0x80, 0]), 1, "the ring's index is 0x80"),
+            (Request::SetVringKick, bytes(&[0x200, 0]), 1, "the ring's index and flags is 0x200"),
+            (Request::SetVringCall, bytes(&[0, 1]), 1, "the ring's index and flags is 0x100000000"),
+            (Request::GetConfig, config(0, 0, 0, 0), 0, "the configuration's size is 0x0"),
+            (Request::GetConfig, config(0, 257, 0, 257), 0, "the configuration's size is 0x101"),
+            (Request::SetConfig, config(32, 1, 2, 1), 0, "the configuration's flags is 0x2"),
+            (Request::GetInflightFd, inflight(0, 128), 0, "the number of rings is 0x0"),
+            (Request::GetInflightFd, inflight(129, 128), 0, "the number of rings is 0x81"),
+            (Request::SetInflightFd, inflight(1, 0), 1, "the size of the rings is 0x0"),
+            (Request::SetInflightFd, inflight(1, 32769), 1, "the size of the rings is 0x8001"),
+            (Request::SetStatus, bytes(&[256, 0]), 0, "the device status is 0x100"),
+        ];
+        for (request, payload, handles, said) in refusals {
+            let error = rejected(request, &payload, handles).to_string();
+            assert!(error.starts_with(said), "{request:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn payloads_and_handles_are_counted() {
+        let len = |found, expected| MessageError::PayloadLen { found, expected };
+        let count = |found, expected| MessageError::HandleCount { found, expected };
+        let config_of_4 = bytes(&[0, 4, 0]);
+        let refusals = [
+            (Request::GetFeatures, vec![0; 8], 0, len(8, 0)),
+            (Request::SetFeatures, vec![0; 4], 0, len(4, 8)),
+            (Request::SetFeatures, vec![0; 8], 1, count(1, 0)),
+            (Request::SetVringAddr, vec![0; 39], 0, len(39, 40)),
+            (Request::SetLogBase, vec![0; 8], 0, len(8, 16)),
+            (Request::SetLogBase, vec![0; 16], 0, count(0, 1)),
+            (Request::SetLogFd, vec![], 0, count(0, 1)),
+            (Request::SetVringKick, vec![0; 8], 0, count(0, 1)),
+            (Request::SetVringKick, vec![0; 8], 2, count(2, 1)),
+            (Request::SetVringKick, bytes(&[0x100, 0]), 1, count(1, 0)),
+            (Request::SetBackendReqFd, vec![], 0, count(0, 1)),
+            (Request::GetConfig, config_of_4.clone(), 0, len(12, 16)),
+            (Request::SetInflightFd, vec![0; 19], 1, len(19, 20)),
+            (Request::AddMemReg, vec![0; 40], 0, count(0, 1)),
+            (Request::AddMemReg, vec![0; 40], 2, count(2, 1)),
+            (Request::AddMemReg, vec![0; 32], 1, len(32, 40)),
+            (Request::RemMemReg, vec![0; 40], 2, count(2, 1)),
+        ];
+        for (request, payload, handles, expected) in refusals {
+            assert_eq!(rejected(request, &payload, handles), expected, "{request:?}");
+        }
+    }
+}

@@ -1,0 +1,736 @@
+//! One front-end's connection: its messages, carried out strictly one after the other on a block device.
+//!
+//! The session never blocks. A message that has to wait (a ring to be drained, memory to be taken away) is kept until
+//! nothing is in flight any more, and those behind it stay in the socket. I/O in flight therefore never loses its
+//! memory, and a reply is the truth when it is sent.
+//!
+//! The front-end is a stranger. What is wrong inside a message is answered in the message's own way, if it has one and
+//! the front-end asked; otherwise the front-end could not know that it was not heard, and the connection is closed.
+//! Closing, for whatever reason, drains first: requests complete into the rings of a guest that may live on. Those that
+//! were never taken, or that a death interrupts, are in the ring and in the inflight region for the next session.
+
+use super::backend_channel::BackendChannel;
+use super::connection::{Connection, ConnectionError, Incoming};
+use super::inflight_region::{self, InflightRegion, RegionError};
+use super::message::{
+    Answer, ConfigHeader, FAILURE, Header, InflightDescription, LogDescription, MAX_CONFIG_LEN, MemoryRegion,
+    Message, MessageError, OFFERED_PROTOCOL_FEATURES, Request, SUCCESS, VringState, encode_config,
+    encode_inflight, protocol_feature,
+};
+use super::rings::{RingRefusal, Rings};
+use crate::events;
+use crate::virtio::blk::{BlkDevice, MAX_QUEUES};
+use crate::virtio::features;
+use crate::virtio::log::DirtyLog;
+use crate::virtio::memory::{GuestMemory, MAX_REGIONS, MemoryError, Region};
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::time::Duration;
+use runtime::{Access, Event, Handle, Instant, Interest, Notifier, Platform, Wakes};
+use tracing::{debug, error, info, warn};
+
+/// Most messages carried out in one poll, so that a front-end that never stops sending does not hold up its core.
+const MAX_MESSAGES_PER_POLL: usize = 16;
+
+/// How long the device takes no new request after a region was removed, unless a message tells that the change is over.
+/// A front-end that reshapes a region removes it and adds its parts; a request taken in between would find its buffers
+/// nowhere. Long enough for the next message to come, short enough for a guest not to notice a plain removal.
+const REMOVAL_HOLD: Duration = Duration::from_millis(5);
+
+/// How long the front-end must have been silent before it is told of a changed configuration. QEMU reads the
+/// configuration at once when told, and takes the reply for that of a message which it has under way.
+const CONFIG_CHANGE_QUIET: Duration = Duration::from_millis(100);
+
+/// When to try again to send to a front-end that does not read. It is not waited for by its socket, since the bytes
+/// that it sends meanwhile would end that wait at once, over and over.
+const SEND_RETRY: Duration = Duration::from_millis(1);
+
+/// Why a session ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u16)]
+pub(super) enum Ending {
+    /// The front-end closed the connection.
+    FrontEnd = 0,
+    /// It broke the protocol, or could not be told of a failure.
+    Protocol = 1,
+    /// Memory that it shares went away.
+    MemoryLost = 2,
+    /// The controller stops.
+    Stopped = 3,
+}
+
+/// Why a message was refused.
+enum Refusal {
+    /// By what stands in it.
+    Message(MessageError),
+    /// Feature bits that were not offered.
+    Features(u64),
+    /// A ring.
+    Ring(RingRefusal),
+    /// The inflight region.
+    Inflight(RegionError),
+    /// The memory table.
+    Memory(MemoryError),
+    /// The memory table has no such region.
+    NoSuchRegion,
+    /// A handle is not what it should be, or cannot be used.
+    Handle(runtime::Error),
+    /// The log came without the feature that says how.
+    LogFeature,
+    /// Outside of the configuration space, or not writable.
+    Config(ConfigHeader),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Message(error) => error.fmt(f),
+            Self::Features(bits) => write!(f, "feature bits {bits:#x} were not offered"),
+            Self::Ring(error) => error.fmt(f),
+            Self::Inflight(error) => error.fmt(f),
+            Self::Memory(error) => error.fmt(f),
+            Self::NoSuchRegion => {
+                f.write_str("the memory table has no region of these addresses and this size")
+            }
+            Self::Handle(error) => write!(f, "the handle that came with it cannot be used: {error}"),
+            Self::LogFeature => {
+                f.write_str("the log cannot be shared without the protocol feature LOG_SHMFD")
+            }
+            Self::Config(ConfigHeader { offset, size, .. }) => {
+                write!(f, "{size} bytes at {offset} of the configuration space are not there or not writable")
+            }
+        }
+    }
+}
+
+impl From<MessageError> for Refusal {
+    fn from(error: MessageError) -> Self {
+        Self::Message(error)
+    }
+}
+
+impl From<RingRefusal> for Refusal {
+    fn from(error: RingRefusal) -> Self {
+        Self::Ring(error)
+    }
+}
+
+impl From<RegionError> for Refusal {
+    fn from(error: RegionError) -> Self {
+        Self::Inflight(error)
+    }
+}
+
+impl From<MemoryError> for Refusal {
+    fn from(error: MemoryError) -> Self {
+        Self::Memory(error)
+    }
+}
+
+impl From<runtime::Error> for Refusal {
+    fn from(error: runtime::Error) -> Self {
+        Self::Handle(error)
+    }
+}
+
+/// What is left to do of a message once nothing is in flight.
+enum Action<P: Platform> {
+    /// `GET_VRING_BASE`: waits for this ring only.
+    StopRing(u16),
+    /// `SET_STATUS` 0
+    StopAll,
+    /// `RESET_DEVICE`
+    Reset,
+    /// `RESET_OWNER`: the rings are disabled, and that was all.
+    Drain,
+    /// `SET_MEM_TABLE`
+    ReplaceMemory(GuestMemory<P>),
+    /// `REM_MEM_REG`
+    RemoveRegion(MemoryRegion),
+}
+
+/// How a message ended.
+enum Outcome<P: Platform> {
+    /// Well, and nothing else is to be said.
+    Done,
+    /// With a number to reply.
+    Value(u64),
+    /// With a payload to reply, and a handle.
+    Payload(Vec<u8>, Option<P::Handle>),
+    /// Not yet.
+    Wait(Action<P>),
+}
+
+type Carried<P> = Result<Outcome<P>, Refusal>;
+
+/// A message that waits.
+struct Pending<P: Platform> {
+    header: Header,
+    request: Request,
+    action: Action<P>,
+}
+
+/// What a session is made with.
+pub(super) struct SessionConfig {
+    /// The controller's name, for logs.
+    pub(super) controller: Rc<str>,
+    /// The controller's number in the flight recorder.
+    pub(super) device: u16,
+    /// Whether this process has told the write cache's mode to a front-end, or was told it by one.
+    pub(super) write_cache_known: bool,
+}
+
+/// One connection of a front-end.
+pub(super) struct Session<P: Platform> {
+    platform: P,
+    config: SessionConfig,
+    connection: Connection<P>,
+    backend: BackendChannel<P>,
+    protocol_features: u64,
+    /// The virtio device status, kept for the front-end.
+    status: u8,
+    rings: Rings<P>,
+    memory: GuestMemory<P>,
+    /// Rung when the dirty log was written.
+    log_notifier: Option<P::Notifier>,
+    pending: Option<Pending<P>>,
+    ending: Option<Ending>,
+    over: bool,
+    /// The device is paused until then, because a region was removed ([`REMOVAL_HOLD`]).
+    held_until: Option<Instant>,
+    last_message: Instant,
+    /// The front-end has read or written the configuration space in this session.
+    config_seen: bool,
+    /// A ring has run in this session.
+    has_run: bool,
+    now: Instant,
+}
+
+impl<P: Platform> Session<P> {
+    pub(super) fn new(platform: P, config: SessionConfig, stream: P::Stream, now: Instant) -> Self {
+        let rings = Rings::new(config.controller.clone());
+        let session = Self {
+            platform,
+            config,
+            connection: Connection::new(stream, false),
+            backend: BackendChannel::new(),
+            protocol_features: 0,
+            status: 0,
+            rings,
+            memory: GuestMemory::new(),
+            log_notifier: None,
+            pending: None,
+            ending: None,
+            over: false,
+            held_until: None,
+            last_message: now,
+            config_seen: false,
+            has_run: false,
+            now,
+        };
+        info!(controller = %session.config.controller, "a front-end connected");
+        session.record(events::Kind::SessionOpened, 0, 0, 0, 0);
+        session
+    }
+
+    /// Whether the session is over: it holds nothing of the device any more and may be dropped, which closes it.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    pub(super) fn write_cache_known(&self) -> bool {
+        self.config.write_cache_known
+    }
+
+    pub(super) fn protocol_features(&self) -> u64 {
+        self.protocol_features
+    }
+
+    pub(super) fn memory(&self) -> &GuestMemory<P> {
+        &self.memory
+    }
+
+    /// The device's configuration space has changed.
+    pub(super) fn config_changed(&mut self) {
+        self.backend.config_changed();
+    }
+
+    /// Runs the device, carries out messages (with `look`: looks whether some came), and ends what waited. Whether
+    /// there was anything to do.
+    pub(super) fn poll(&mut self, now: Instant, device: &mut BlkDevice<P>, look: bool) -> bool {
+        self.now = now;
+        let mut any = device.poll(now, &self.memory);
+        if any {
+            self.after_work(device);
+        }
+        if let Some(ending) = self.ending {
+            return any | self.finish_ending(ending, device);
+        }
+        if look && (self.memory.is_lost() || self.rings.is_lost() || device.is_log_lost()) {
+            error!(controller = %self.config.controller, "memory that the front-end shares went away under the device");
+            self.end(Ending::MemoryLost, device);
+            return true;
+        }
+        any |= self.advance(device);
+        if look {
+            any |= self.receive(device);
+        }
+        if self.held_until.is_some_and(|until| now >= until) {
+            self.release_hold(device);
+            any = true;
+        }
+        any | self.tell_change(device)
+    }
+
+    /// What the device's work asks of the session: rings that stopped themselves, and the log's reader.
+    fn after_work(&mut self, device: &mut BlkDevice<P>) {
+        while let Some((index, _)) = device.take_broken() {
+            self.rings.set_failed(index);
+        }
+        let logs = device.features() & features::LOG_ALL != 0;
+        if let Some(notifier) = self.log_notifier.as_ref().filter(|_| logs) {
+            notifier.ring();
+        }
+    }
+
+    /// Sends `CONFIG_CHANGE`, if there is a change to tell and it may be told now.
+    fn tell_change(&mut self, device: &BlkDevice<P>) -> bool {
+        const NEEDED: u64 = protocol_feature::BACKEND_REQ | protocol_feature::CONFIG;
+        if !self.backend.has_work() {
+            return false;
+        }
+        // A device whose rings are all stopped is suspended, and says nothing ("Suspended device state").
+        let may_send = self.protocol_features & NEEDED == NEEDED
+            && device.running() > 0
+            && self.now >= self.last_message.after(CONFIG_CHANGE_QUIET);
+        let wants_reply = self.protocol_features & protocol_feature::REPLY_ACK != 0;
+        let told = self.backend.poll(&self.config.controller, may_send, wants_reply);
+        if told {
+            self.record(events::Kind::ConfigChangeTold, 0, 0, 0, 0);
+        }
+        told
+    }
+
+    /// Receives and carries out messages, as long as none waits and replies go out.
+    fn receive(&mut self, device: &mut BlkDevice<P>) -> bool {
+        let mut any = false;
+        for _ in 0..MAX_MESSAGES_PER_POLL {
+            if self.pending.is_some() || self.ending.is_some() {
+                break;
+            }
+            match self
+                .connection
+                .flush()
+                .and_then(|sent| if sent { self.connection.receive() } else { Ok(None) })
+            {
+                Ok(Some(message)) => self.carry_out(message, device),
+                Ok(None) => break,
+                Err(error) => {
+                    self.connection_failed(error, device);
+                    return true;
+                }
+            }
+            any = true;
+        }
+        if let Err(error) = self.connection.flush() {
+            self.connection_failed(error, device);
+        }
+        any
+    }
+
+    fn connection_failed(&mut self, error: ConnectionError, device: &mut BlkDevice<P>) {
+        let controller = &self.config.controller;
+        if error == ConnectionError::Closed {
+            info!(%controller, in_flight = device.in_flight(), "the front-end closed the connection");
+            self.end(Ending::FrontEnd, device);
+        } else {
+            error!(%controller, %error, in_flight = device.in_flight(), "the connection is given up");
+            let is_stream = matches!(error, ConnectionError::Cut { .. } | ConnectionError::Stream(_));
+            self.end(if is_stream { Ending::FrontEnd } else { Ending::Protocol }, device);
+        }
+    }
+
+    /// Decodes one message, carries it out, and answers unless it waits.
+    fn carry_out(&mut self, incoming: Incoming<P::Handle>, device: &mut BlkDevice<P>) {
+        let Incoming { header, payload, handles } = incoming;
+        self.last_message = self.now;
+        let request = Request::from_number(header.request);
+        let decoded = match request {
+            None => Err(MessageError::Unknown(header.request)),
+            Some(request) => Message::decode(request, &payload, handles.len()),
+        };
+        let ring = decoded.as_ref().ok().and_then(Message::ring).unwrap_or(0);
+        let (number, flags, count) = (header.request as u16, header.flags.into(), handles.len() as u64);
+        self.record(events::Kind::MessageReceived, ring, number, flags, count);
+        let name = request.map_or("unknown", Request::name);
+        debug!(controller = %self.config.controller, message = name, flags = header.flags, ?decoded, "message");
+
+        let carried = decoded.map_err(Refusal::from).and_then(|message| {
+            self.end_hold_unless_memory(&message, device);
+            self.apply(message, handles, device)
+        });
+        match (carried, request) {
+            (Ok(Outcome::Wait(action)), Some(request)) => {
+                let in_flight = device.in_flight() as u64;
+                self.record(events::Kind::MessageWaits, ring, number, in_flight, 0);
+                self.pending = Some(Pending { header, request, action });
+                self.advance(device);
+            }
+            (carried, request) => self.answer(&header, request, carried, device),
+        }
+    }
+
+    /// Carries out one message; its handles are as many as it needs.
+    fn apply(
+        &mut self,
+        message: Message,
+        mut handles: Vec<P::Handle>,
+        device: &mut BlkDevice<P>,
+    ) -> Carried<P> {
+        match message {
+            Message::GetFeatures => return Ok(Outcome::Value(device.offered_features())),
+            Message::SetFeatures(bits) => {
+                device.set_features(bits).map_err(Refusal::Features)?;
+                if bits & features::PROTOCOL_FEATURES == 0 {
+                    self.rings.set_all_enabled(true, device);
+                }
+            }
+            Message::SetOwner => return Ok(Outcome::Done),
+            Message::ResetOwner => {
+                self.rings.set_all_enabled(false, device);
+                return Ok(Outcome::Wait(Action::Drain));
+            }
+            Message::SetMemTable(regions) => {
+                let mut memory = GuestMemory::new();
+                for (region, handle) in regions.iter().zip(&handles) {
+                    insert_region(&mut memory, region, handle)?;
+                }
+                device.pause();
+                return Ok(Outcome::Wait(Action::ReplaceMemory(memory)));
+            }
+            Message::SetLogBase(description) => {
+                if self.protocol_features & protocol_feature::LOG_SHMFD == 0 {
+                    return Err(Refusal::LogFeature);
+                }
+                let LogDescription { size, offset } = description;
+                let memory = first(&handles)?.map(offset, size, Access::ReadWrite)?;
+                device.set_log(Some(DirtyLog::new(memory)));
+                // The specification asks for a reply and not for its content; the vhost crate wants the description.
+                return Ok(Outcome::Payload(description.encode().to_vec(), None));
+            }
+            Message::SetLogFd => self.log_notifier = take_notifier(&mut handles)?,
+            Message::SetVringNum { index, size } => self.rings.set_size(index, size, device)?,
+            Message::SetVringAddr { index, address } => self.rings.set_address(index, address, device)?,
+            Message::SetVringBase { index, base } => self.rings.set_base(index, base, device)?,
+            Message::GetVringBase(index) => {
+                self.rings.begin_stop(index, &self.memory, device);
+                return Ok(Outcome::Wait(Action::StopRing(index)));
+            }
+            Message::SetVringKick(index) => {
+                let kick = take_notifier(&mut handles)?;
+                self.rings.set_kick(index, kick, device);
+            }
+            Message::SetVringCall(index) => device.set_call(index, take_notifier(&mut handles)?),
+            Message::SetVringErr(index) => device.set_error(index, take_notifier(&mut handles)?),
+            Message::GetProtocolFeatures => return Ok(Outcome::Value(OFFERED_PROTOCOL_FEATURES)),
+            Message::SetProtocolFeatures(bits) => {
+                let strange = bits & !OFFERED_PROTOCOL_FEATURES;
+                if strange != 0 {
+                    return Err(Refusal::Features(strange));
+                }
+                self.protocol_features = bits;
+            }
+            Message::GetQueueNum => return Ok(Outcome::Value(MAX_QUEUES.into())),
+            Message::SetVringEnable { index, enabled } => self.rings.set_enabled(index, enabled, device),
+            Message::SetBackendReqFd => {
+                let stream = handles.pop().map(Handle::into_stream).transpose()?;
+                self.backend.set(stream);
+            }
+            Message::GetConfig(header) => return self.get_config(header, device),
+            Message::SetConfig(header, bytes) => {
+                let migrated = header.flags == ConfigHeader::LIVE_MIGRATION;
+                if !device.write_config(header.offset, &bytes, migrated) {
+                    return Err(Refusal::Config(header));
+                }
+                (self.config_seen, self.config.write_cache_known) = (true, true);
+            }
+            Message::GetInflightFd(description, padded) => return Ok(self.get_inflight(&description, padded)),
+            Message::SetInflightFd(description) => {
+                let region = InflightRegion::map(&description, first(&handles)?)?;
+                let known = &mut self.config.write_cache_known;
+                *known |= device.keep_writeback_in(region.kept(), *known);
+                self.rings.set_inflight(region);
+            }
+            Message::ResetDevice => {
+                self.rings.begin_stop_all(device);
+                return Ok(Outcome::Wait(Action::Reset));
+            }
+            Message::GetMaxMemSlots => return Ok(Outcome::Value(MAX_REGIONS as u64)),
+            Message::AddMemReg(region) => insert_region(&mut self.memory, &region, first(&handles)?)?,
+            Message::RemMemReg(region) => {
+                device.pause();
+                return Ok(Outcome::Wait(Action::RemoveRegion(region)));
+            }
+            Message::SetStatus(status) => {
+                self.status = status;
+                if status == 0 {
+                    self.rings.begin_stop_all(device);
+                    return Ok(Outcome::Wait(Action::StopAll));
+                }
+            }
+            Message::GetStatus => return Ok(Outcome::Value(self.status.into())),
+        }
+        self.start_rings(device)?;
+        Ok(Outcome::Done)
+    }
+
+    /// Starts the rings that have everything since the last message.
+    fn start_rings(&mut self, device: &mut BlkDevice<P>) -> Result<(), RingRefusal> {
+        if !self.has_run && self.rings.is_any_ready(&self.memory) {
+            self.has_run = true;
+            self.before_first_ring(device);
+        }
+        self.rings.start_ready(&self.memory, device)
+    }
+
+    /// The first ring of the session is about to run. A front-end that did not ask for the configuration space has it
+    /// from a session before, perhaps with a process that is dead: its driver may have turned the write cache off
+    /// there, and the size may have changed since.
+    fn before_first_ring(&mut self, device: &mut BlkDevice<P>) {
+        if self.config_seen {
+            return;
+        }
+        self.backend.config_changed();
+        if !self.config.write_cache_known {
+            info!(
+                controller = %self.config.controller,
+                "the front-end keeps a configuration of an earlier life; if its driver controls the write cache, \
+                 writes are durable when they complete until it says otherwise"
+            );
+            device.set_writeback(false);
+        }
+    }
+
+    fn get_config(&mut self, header: ConfigHeader, device: &mut BlkDevice<P>) -> Carried<P> {
+        if !self.config_seen && !self.has_run {
+            // A front-end that begins: its driver begins with the cache on, whatever the last one did.
+            device.set_writeback(true);
+            (self.config_seen, self.config.write_cache_known) = (true, true);
+        }
+        let mut bytes = [0; MAX_CONFIG_LEN];
+        let bytes = bytes.get_mut(..header.size as usize).ok_or(Refusal::Config(header))?;
+        if !device.read_config(header.offset, bytes) {
+            return Err(Refusal::Config(header));
+        }
+        Ok(Outcome::Payload(encode_config(&header, bytes), None))
+    }
+
+    /// A fresh inflight region. Where the host has no memory for one, the reply says a size of 0, and the front-end goes
+    /// on without tracking.
+    fn get_inflight(&mut self, asked: &InflightDescription, padded: bool) -> Outcome<P> {
+        let name = format!("reprise-inflight-{}", self.config.controller);
+        match inflight_region::create(&self.platform, &name, asked) {
+            Ok((description, handle)) => {
+                Outcome::Payload(encode_inflight(&description, padded), Some(handle))
+            }
+            Err(error) => {
+                warn!(controller = %self.config.controller, %error, "no inflight region; a crash will lose requests");
+                let none = InflightDescription { mmap_size: 0, mmap_offset: 0, ..*asked };
+                Outcome::Payload(encode_inflight(&none, padded), None)
+            }
+        }
+    }
+
+    /// Ends the message that waits, if nothing is in flight any more. Whether it did.
+    fn advance(&mut self, device: &mut BlkDevice<P>) -> bool {
+        let in_flight = match &self.pending {
+            None => return false,
+            Some(Pending { action: Action::StopRing(index), .. }) => device.in_flight_of(*index),
+            Some(_) => device.in_flight(),
+        };
+        if in_flight > 0 {
+            return false;
+        }
+        let Some(Pending { header, request, action }) = self.pending.take() else { return false };
+        let carried = self.finish(action, device);
+        self.answer(&header, Some(request), carried, device);
+        true
+    }
+
+    /// Does what a message waited for.
+    fn finish(&mut self, action: Action<P>, device: &mut BlkDevice<P>) -> Carried<P> {
+        match action {
+            Action::StopRing(index) => {
+                let num = self.rings.finish_stop(index, device).into();
+                let state = VringState { index: index.into(), num };
+                return Ok(Outcome::Payload(state.encode().to_vec(), None));
+            }
+            Action::StopAll => self.rings.finish_stop_all(device),
+            Action::Drain => {}
+            Action::Reset => {
+                self.rings.finish_stop_all(device);
+                device.keep_writeback_in(None, false);
+                self.rings.reset(device);
+                device.set_log(None);
+                device.set_features(0).unwrap_or_else(|_| unreachable!("no bits are always offered"));
+                (self.log_notifier, self.status) = (None, 0);
+            }
+            Action::ReplaceMemory(memory) => {
+                self.memory = memory;
+                self.rings.rebase(&self.memory, device);
+                device.resume();
+                self.start_rings(device)?;
+            }
+            Action::RemoveRegion(MemoryRegion { guest_address, user_address, size, .. }) => {
+                // Held also when it was not there: the change that it belongs to may go on.
+                self.held_until = Some(self.now.after(REMOVAL_HOLD));
+                let removed = self.memory.remove(guest_address, user_address, size);
+                let _unmapped_at_the_end = removed.ok_or(Refusal::NoSuchRegion)?;
+                self.rings.rebase(&self.memory, device);
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// A message that does not go on with a change of memory tells that the change is over.
+    fn end_hold_unless_memory(&mut self, message: &Message, device: &mut BlkDevice<P>) {
+        if self.held_until.is_none() {
+            return;
+        }
+        if matches!(message, Message::AddMemReg(_) | Message::RemMemReg(_)) {
+            self.held_until = Some(self.now.after(REMOVAL_HOLD));
+        } else {
+            self.release_hold(device);
+        }
+    }
+
+    fn release_hold(&mut self, device: &mut BlkDevice<P>) {
+        self.held_until = None;
+        device.resume();
+    }
+
+    /// Answers a message in the way that it wants.
+    fn answer(
+        &mut self,
+        header: &Header,
+        request: Option<Request>,
+        carried: Carried<P>,
+        device: &mut BlkDevice<P>,
+    ) {
+        let number = header.request;
+        let asked = header.needs_reply() && self.protocol_features & protocol_feature::REPLY_ACK != 0;
+        self.record(events::Kind::MessageDone, 0, number as u16, u64::from(carried.is_err()), 0);
+        match carried {
+            Ok(Outcome::Wait(_)) => unreachable!("a message that waits is answered when it has ended"),
+            Ok(Outcome::Value(value)) => self.reply(number, &value.to_ne_bytes(), None),
+            Ok(Outcome::Payload(payload, handle)) => self.reply(number, &payload, handle),
+            Ok(Outcome::Done) if asked => self.reply(number, &SUCCESS.to_ne_bytes(), None),
+            Ok(Outcome::Done) => {}
+            Err(refusal) => {
+                let controller = &self.config.controller;
+                let message = request.map_or("unknown", Request::name);
+                warn!(%controller, message, number, error = %refusal, "the message is refused");
+                // A ring that cannot start has told so by its error notifier; the other rings go on.
+                let is_told = matches!(refusal, Refusal::Ring(RingRefusal::Queue(_)));
+                match request.map_or(Answer::IfAsked, Request::answer) {
+                    Answer::Always(failure) => self.reply(number, &failure.to_ne_bytes(), None),
+                    Answer::AlwaysOrEmpty => self.reply(number, &[], None),
+                    Answer::IfAsked if asked => self.reply(number, &FAILURE.to_ne_bytes(), None),
+                    Answer::IfAsked if is_told => {}
+                    Answer::IfAsked | Answer::AlwaysOrClose => {
+                        error!(
+                            %controller, message,
+                            "the front-end cannot be told that its message was refused: the connection is given up"
+                        );
+                        self.end(Ending::Protocol, device);
+                    }
+                }
+            }
+        }
+    }
+
+    fn reply(&mut self, request: u32, payload: &[u8], handle: Option<P::Handle>) {
+        self.connection.put(&Header::reply(request, payload.len() as u32), payload, handle);
+    }
+
+    /// Begins to end the session: no ring takes more, and what is in flight is drained.
+    pub(super) fn end(&mut self, ending: Ending, device: &mut BlkDevice<P>) {
+        if self.ending.is_some() {
+            return;
+        }
+        self.record(events::Kind::SessionEnding, 0, ending as u16, device.in_flight() as u64, 0);
+        (self.ending, self.pending) = (Some(ending), None);
+        self.rings.begin_stop_all(device);
+    }
+
+    /// Ends the session once nothing is in flight. Whether it did.
+    fn finish_ending(&mut self, ending: Ending, device: &mut BlkDevice<P>) -> bool {
+        if device.in_flight() > 0 || self.over {
+            return false;
+        }
+        // What was answered before the end is still sent, if the socket has room for it.
+        let _ = self.connection.flush();
+        device.keep_writeback_in(None, false);
+        self.rings.release(device);
+        device.set_log(None);
+        device.set_features(0).unwrap_or_else(|_| unreachable!("no bits are always offered"));
+        device.resume();
+        self.over = true;
+        self.record(events::Kind::SessionClosed, 0, 0, 0, 0);
+        info!(controller = %self.config.controller, ?ending, "the connection is closed");
+        true
+    }
+
+    /// The earliest moment at which the session wants to be polled though nothing changed.
+    pub(super) fn wake_at(&self, device: &BlkDevice<P>) -> Option<Instant> {
+        let change = self.backend.is_changed() && device.running() > 0;
+        let change = change.then(|| self.last_message.after(CONFIG_CHANGE_QUIET)).filter(|at| *at > self.now);
+        let stuck = (!self.connection.is_flushed()).then(|| self.now.after(SEND_RETRY));
+        let backend_stuck = self.backend.is_stuck().then(|| self.now.after(SEND_RETRY));
+        [device.wake_at(), self.held_until, change, stuck, backend_stuck].into_iter().flatten().min()
+    }
+
+    /// Before sleep: registers what may wake the session. Whether there is work after all.
+    pub(super) fn arm(&mut self, device: &mut BlkDevice<P>, wakes: &mut P::Wakes) -> bool {
+        let any = device.arm(wakes);
+        // While a message waits, or a reply does not go out, nothing is received; a socket with something to receive
+        // would only end every sleep at once.
+        if self.pending.is_none() && self.ending.is_none() && self.connection.is_flushed() {
+            wakes.stream(self.connection.stream(), Interest::Receive);
+        }
+        self.backend.arm(wakes);
+        any
+    }
+
+    fn record(&self, kind: events::Kind, queue: u16, detail: u16, a: u64, b: u64) {
+        let device = self.config.device;
+        self.platform.record(Event { at_ns: self.now.0, kind: kind as u16, device, queue, detail, a, b });
+    }
+}
+
+/// Maps a region and puts it into a table.
+fn insert_region<P: Platform>(
+    memory: &mut GuestMemory<P>,
+    region: &MemoryRegion,
+    handle: &P::Handle,
+) -> Result<(), Refusal> {
+    let MemoryRegion { guest_address, size, user_address, mmap_offset } = *region;
+    if size == 0 {
+        return Err(MemoryError::Empty.into());
+    }
+    let mapping = handle.map(mmap_offset, size, Access::ReadWrite)?;
+    memory.insert(Region { guest_address, len: size, user_address, memory: mapping })?;
+    Ok(())
+}
+
+/// The handle of a message that must have one.
+fn first<H>(handles: &[H]) -> Result<&H, Refusal> {
+    handles.first().ok_or(Refusal::Message(MessageError::HandleCount { found: 0, expected: 1 }))
+}
+
+/// The notifier that came with a message, or none where it said that there is none.
+fn take_notifier<H: Handle>(handles: &mut Vec<H>) -> Result<Option<H::Notifier>, Refusal> {
+    Ok(handles.pop().map(Handle::into_notifier).transpose()?)
+}

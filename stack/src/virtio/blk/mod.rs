@@ -1,0 +1,568 @@
+//! The virtio block device (section 5.2): its queues, on one core, over one channel of a bdev.
+//!
+//! The device knows nothing of who speaks to the front-end: a transport (vhost-user) sets features, starts and stops
+//! queues and lends guest memory for the time of a poll. A queue whose ring cannot be believed stops itself, alone.
+
+mod config;
+mod queue;
+mod request;
+
+pub use config::{CONFIG_LEN, MAX_QUEUES, SECTOR_SIZE, WRITEBACK_OFFSET, features};
+
+use self::config::encode;
+use self::queue::{Queue, Work};
+use self::request::{ID_LEN, Rules};
+use super::features as ring_features;
+use super::inflight::InflightError;
+use super::log::DirtyLog;
+use super::memory::GuestMemory;
+use super::split::{Areas, RingError};
+use crate::block::{Bdev, Channel, Completion, Geometry};
+use crate::events;
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::Ordering;
+use runtime::{Event, Instant, Notifier, Platform, Wakes, Window};
+
+/// Bytes that the device keeps beside the inflight region, for its next life: see [`BlkDevice::keep_writeback_in`].
+pub const KEPT_LEN: u64 = 8;
+/// What a kept word holds beside the driver's `writeback` (bit 0), so that a garbled one is recognised.
+const KEPT_MAGIC: u64 = u64::from_le_bytes(*b"\0rpr-wce");
+
+/// What a device is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct BlkOptions {
+    /// Refuse writes, whatever the bdev allows.
+    pub read_only: bool,
+    /// The device's number in the flight recorder.
+    pub device: u16,
+}
+
+/// What a queue is started with. The windows come from the front-end's addresses; their lengths and alignments are
+/// checked when the queue starts.
+pub struct QueueConfig<P: Platform> {
+    /// Number of entries.
+    pub size: u16,
+    /// The next available index, as the front-end has it (`SET_VRING_BASE`). An inflight region that tracked the ring
+    /// before knows better and wins.
+    pub base: u16,
+    /// The descriptor table.
+    pub descriptors: P::Window,
+    /// The driver area.
+    pub available: P::Window,
+    /// The device area.
+    pub used: P::Window,
+    /// Guest physical address of the device area, if writes to it are to be logged.
+    pub used_log: Option<u64>,
+    /// This queue's part of the inflight region.
+    pub inflight: Option<P::Window>,
+}
+
+/// Why a queue did not start, or stopped itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueError {
+    /// There is no such queue.
+    Index(u16),
+    /// It runs already.
+    Started,
+    /// The ring.
+    Ring(RingError),
+    /// The inflight region.
+    Inflight(InflightError),
+}
+
+impl From<RingError> for QueueError {
+    fn from(error: RingError) -> Self {
+        Self::Ring(error)
+    }
+}
+
+impl From<InflightError> for QueueError {
+    fn from(error: InflightError) -> Self {
+        Self::Inflight(error)
+    }
+}
+
+impl fmt::Display for QueueError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Index(index) => write!(f, "queue {index}: there are {MAX_QUEUES}"),
+            Self::Started => f.write_str("the queue runs already"),
+            Self::Ring(error) => error.fmt(f),
+            Self::Inflight(error) => error.fmt(f),
+        }
+    }
+}
+
+/// What a front-end gave for a queue, started or not.
+struct Port<P: Platform> {
+    kick: Option<P::Notifier>,
+    call: Option<P::Notifier>,
+    error: Option<P::Notifier>,
+    enabled: bool,
+}
+
+impl<P: Platform> Default for Port<P> {
+    fn default() -> Self {
+        Self { kick: None, call: None, error: None, enabled: false }
+    }
+}
+
+/// A queue that runs.
+struct Started<P: Platform> {
+    index: u16,
+    queue: Queue<P>,
+    /// It stopped itself and takes no more.
+    broken: bool,
+}
+
+/// A virtio-blk device.
+pub struct BlkDevice<P: Platform> {
+    platform: P,
+    bdev: Arc<dyn Bdev<P>>,
+    channel: Box<dyn Channel<P>>,
+    options: BlkOptions,
+    id: [u8; ID_LEN],
+    features: u64,
+    /// The driver's `writeback`, where it may set it.
+    writeback: bool,
+    /// Where the next life of the target finds it.
+    kept: Option<P::Window>,
+    rules: Rules,
+    ports: Box<[Port<P>]>,
+    /// Running queues, by index.
+    started: Vec<Started<P>>,
+    broken: Vec<(u16, QueueError)>,
+    log: Option<DirtyLog<P>>,
+    paused: bool,
+    /// Notifications were asked for: the kicks must be taken.
+    armed: bool,
+    completions: Vec<Completion>,
+}
+
+impl<P: Platform> BlkDevice<P> {
+    /// A device over a bdev's channel of this core.
+    pub fn new(
+        platform: P,
+        bdev: Arc<dyn Bdev<P>>,
+        channel: Box<dyn Channel<P>>,
+        options: BlkOptions,
+    ) -> Self {
+        let mut id = [0; ID_LEN];
+        let name = bdev.name().as_bytes();
+        let len = name.len().min(ID_LEN);
+        id[..len].copy_from_slice(&name[..len]);
+        let rules = Rules {
+            geometry: bdev.geometry(),
+            read_only: false,
+            write_through: true,
+            discard: false,
+            write_zeroes: false,
+        };
+        let mut device = Self {
+            platform,
+            bdev,
+            channel,
+            options,
+            id,
+            features: 0,
+            writeback: true,
+            kept: None,
+            rules,
+            ports: (0..MAX_QUEUES).map(|_| Port::default()).collect(),
+            started: Vec::new(),
+            broken: Vec::new(),
+            log: None,
+            paused: false,
+            armed: false,
+            completions: Vec::new(),
+        };
+        device.update_rules();
+        device
+    }
+
+    fn geometry_read_only(&self, geometry: &Geometry) -> bool {
+        self.options.read_only || geometry.read_only
+    }
+
+    /// All feature bits that the device offers, those of the rings and of vhost-user included.
+    #[must_use]
+    pub fn offered_features(&self) -> u64 {
+        let geometry = self.bdev.geometry();
+        let mut offered = ring_features::LOG_ALL
+            | ring_features::ANY_LAYOUT
+            | ring_features::INDIRECT_DESC
+            | ring_features::EVENT_IDX
+            | ring_features::PROTOCOL_FEATURES
+            | ring_features::VERSION_1
+            | features::SEG_MAX
+            | features::BLK_SIZE
+            | features::FLUSH
+            | features::TOPOLOGY
+            | features::CONFIG_WCE
+            | features::MQ;
+        if self.geometry_read_only(&geometry) {
+            return offered | features::RO;
+        }
+        offered |= features::WRITE_ZEROES;
+        if geometry.discard {
+            offered |= features::DISCARD;
+        }
+        offered
+    }
+
+    /// Takes what the driver accepted. `Err`: bits that were never offered. Running queues keep the ring features that
+    /// they were started with; `LOG_ALL` takes effect at once.
+    pub fn set_features(&mut self, features: u64) -> Result<(), u64> {
+        let strange = features & !self.offered_features();
+        if strange != 0 {
+            return Err(strange);
+        }
+        let newly = features & !self.features;
+        self.features = features;
+        if newly & features::CONFIG_WCE != 0 && features & features::FLUSH == 0 {
+            // Section 5.2.5.2: write-through until told otherwise when FLUSH was not accepted with it.
+            self.writeback = false;
+            self.store_writeback();
+        }
+        self.update_rules();
+        Ok(())
+    }
+
+    /// Gives the device [`KEPT_LEN`] bytes of memory that outlive the process, zeroed when the driver starts (they lie
+    /// behind the inflight region, which has just that life). A front-end does not tell a restarted back-end what the
+    /// driver set `writeback` to; a back-end that forgot it would complete writes that are not durable to a driver that
+    /// was promised they are. Garbage there counts as write-through, the mode that promises more.
+    ///
+    /// A window that holds the setting of a former life: it is taken over, and the answer is `true`. A fresh one is
+    /// given the setting as it stands if that is `known` to be what the front-end shows to its driver.
+    pub fn keep_writeback_in(&mut self, window: Option<P::Window>, known: bool) -> bool {
+        self.kept = window;
+        let found = self.kept.map_or(0, |window| window.load_u64(0, Ordering::Relaxed));
+        if found != 0 {
+            self.set_writeback(found == KEPT_MAGIC | 1);
+        } else if known {
+            self.store_writeback();
+        }
+        found != 0
+    }
+
+    fn store_writeback(&self) {
+        if let Some(window) = &self.kept {
+            window.store_u64(0, KEPT_MAGIC | u64::from(self.writeback), Ordering::Release);
+        }
+    }
+
+    /// What the driver accepted.
+    #[must_use]
+    pub fn features(&self) -> u64 {
+        self.features
+    }
+
+    /// Whether writes must be durable when they complete (section 5.2.6.2).
+    fn write_through(&self) -> bool {
+        if self.features & features::CONFIG_WCE != 0 {
+            !self.writeback
+        } else {
+            self.features & features::FLUSH == 0
+        }
+    }
+
+    fn update_rules(&mut self) {
+        let geometry = self.bdev.geometry();
+        self.rules = Rules {
+            geometry,
+            read_only: self.geometry_read_only(&geometry),
+            write_through: self.write_through(),
+            discard: self.features & features::DISCARD != 0,
+            write_zeroes: self.features & features::WRITE_ZEROES != 0,
+        };
+    }
+
+    /// The bdev changed its size: takes it over. Telling the driver is the transport's part.
+    pub fn resized(&mut self) {
+        self.update_rules();
+    }
+
+    /// Reads the configuration space; bytes after its end read as zero. `false`: the offset is outside of it.
+    #[must_use]
+    pub fn read_config(&self, offset: u32, into: &mut [u8]) -> bool {
+        let config = encode(&self.rules.geometry, self.writeback);
+        let Some(from) = usize::try_from(offset).ok().and_then(|offset| config.get(offset..)) else {
+            return false;
+        };
+        if into.len() > from.len() {
+            return false;
+        }
+        into.copy_from_slice(&from[..into.len()]);
+        true
+    }
+
+    /// Writes the configuration space. A driver may write `writeback` only, and only 0 or 1; a migration may restore
+    /// the whole of it, of which `writeback` is taken and all else is the bdev's. `false`: refused, nothing changed.
+    pub fn write_config(&mut self, offset: u32, bytes: &[u8], live_migration: bool) -> bool {
+        let value = if live_migration {
+            let Some(at) = WRITEBACK_OFFSET.checked_sub(offset) else { return true };
+            match bytes.get(at as usize) {
+                Some(value) => *value,
+                None => return true,
+            }
+        } else {
+            match bytes {
+                [value] if offset == WRITEBACK_OFFSET => *value,
+                _ => return false,
+            }
+        };
+        if value > 1 || (!live_migration && self.features & features::CONFIG_WCE == 0) {
+            return false;
+        }
+        self.writeback = value == 1;
+        self.store_writeback();
+        self.update_rules();
+        true
+    }
+
+    /// Sets `writeback` as it stands before a driver writes it: what the front-end shows to its driver and what the
+    /// device does must agree.
+    pub fn set_writeback(&mut self, writeback: bool) {
+        self.writeback = writeback;
+        self.store_writeback();
+        self.update_rules();
+    }
+
+    /// Starts a queue: checks its areas, and finalises recovery from its inflight region. Requests of a dead life are
+    /// submitted again in their order by the next polls, and the driver is notified once whatever happens.
+    pub fn start_queue(&mut self, index: u16, config: QueueConfig<P>) -> Result<(), QueueError> {
+        if index >= MAX_QUEUES {
+            return Err(QueueError::Index(index));
+        }
+        let Err(at) = self.started.binary_search_by_key(&index, |started| started.index) else {
+            return Err(QueueError::Started);
+        };
+        let event_idx = self.features & ring_features::EVENT_IDX != 0;
+        let indirect = self.features & ring_features::INDIRECT_DESC != 0;
+        let queue = Queue::start(index, config, event_idx, indirect)?;
+        self.record(events::Kind::QueueStarted, index, queue.size(), u64::from(queue.next_available()));
+        for head in queue.backlog() {
+            self.record(events::Kind::RequestReplayed, index, 0, u64::from(*head));
+        }
+        self.started.insert(at, Started { index, queue, broken: false });
+        Ok(())
+    }
+
+    /// Whether the queue runs.
+    #[must_use]
+    pub fn is_started(&self, index: u16) -> bool {
+        self.find(index).is_some()
+    }
+
+    /// Number of queues that run.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.started.len()
+    }
+
+    fn find(&self, index: u16) -> Option<usize> {
+        self.started.binary_search_by_key(&index, |started| started.index).ok()
+    }
+
+    fn queue_mut(&mut self, index: u16) -> Option<&mut Queue<P>> {
+        self.find(index).map(|at| &mut self.started[at].queue)
+    }
+
+    /// Enables or disables a queue, running or not. A disabled queue takes nothing; a kick that came before is not
+    /// lost, since the ring itself is looked at as soon as the queue is enabled.
+    pub fn set_enabled(&mut self, index: u16, enabled: bool) {
+        self.ports[usize::from(index)].enabled = enabled;
+    }
+
+    /// Sets or removes what the driver rings.
+    pub fn set_kick(&mut self, index: u16, notifier: Option<P::Notifier>) {
+        self.ports[usize::from(index)].kick = notifier;
+    }
+
+    /// Sets or removes what the driver is told by. A running queue rings the new one once: what was told on the old
+    /// one may have been lost.
+    pub fn set_call(&mut self, index: u16, notifier: Option<P::Notifier>) {
+        self.ports[usize::from(index)].call = notifier;
+        if let Some(queue) = self.queue_mut(index) {
+            queue.notify_next();
+        }
+    }
+
+    /// Sets or removes what the front-end is told of a broken ring by.
+    pub fn set_error(&mut self, index: u16, notifier: Option<P::Notifier>) {
+        self.ports[usize::from(index)].error = notifier;
+    }
+
+    /// Tells the front-end that a queue is of no use.
+    pub fn signal_error(&self, index: u16) {
+        if let Some(notifier) = &self.ports[usize::from(index)].error {
+            notifier.ring();
+        }
+    }
+
+    /// Moves a running queue to other windows onto the same memory. Only while the device is paused and idle.
+    pub fn rebase_queue(
+        &mut self,
+        index: u16,
+        descriptors: P::Window,
+        available: P::Window,
+        used: P::Window,
+    ) -> Result<(), QueueError> {
+        let areas = Areas { descriptors, available, used };
+        self.queue_mut(index).ok_or(QueueError::Index(index))?.rebase(areas).map_err(QueueError::from)
+    }
+
+    /// Begins or ends logging of writes to a queue's device area.
+    pub fn set_used_log(&mut self, index: u16, address: Option<u64>) {
+        if let Some(queue) = self.queue_mut(index) {
+            queue.set_used_log(address);
+        }
+    }
+
+    /// Sets or removes the dirty log; it is written while the driver's features have `LOG_ALL`.
+    pub fn set_log(&mut self, log: Option<DirtyLog<P>>) {
+        self.log = log;
+    }
+
+    /// Whether the memory below the dirty log went away.
+    #[must_use]
+    pub fn is_log_lost(&self) -> bool {
+        self.log.as_ref().is_some_and(DirtyLog::is_lost)
+    }
+
+    /// Takes no new request from any queue until [`BlkDevice::resume`]; what was taken goes on.
+    pub fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    /// Ends a pause.
+    pub fn resume(&mut self) {
+        self.paused = false;
+    }
+
+    /// Requests taken and not yet published, over all queues.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.started.iter().map(|started| usize::from(started.queue.in_flight())).sum()
+    }
+
+    /// Requests taken and not yet published of one queue.
+    #[must_use]
+    pub fn in_flight_of(&self, index: u16) -> usize {
+        self.find(index).map_or(0, |at| usize::from(self.started[at].queue.in_flight()))
+    }
+
+    /// The queue takes no more; what it took is drained by further polls.
+    pub fn begin_stop(&mut self, index: u16) {
+        if let Some(queue) = self.queue_mut(index) {
+            queue.stop_taking();
+        }
+    }
+
+    /// Removes a queue that is drained, and gives its next available index. A notification that the driver is owed (it may
+    /// not have been told of what a dead life published) is given first: nobody else would give it.
+    pub fn finish_stop(&mut self, index: u16) -> u16 {
+        let Some(at) = self.find(index) else { return 0 };
+        let Started { queue, .. } = self.started.remove(at);
+        assert_eq!(queue.in_flight(), 0, "a queue is removed only when it is drained");
+        if let Some(call) = self.ports[usize::from(index)].call.as_ref().filter(|_| queue.owes_notification())
+        {
+            call.ring();
+        }
+        self.record(events::Kind::QueueStopped, index, queue.size(), u64::from(queue.next_available()));
+        queue.next_available()
+    }
+
+    /// A queue that stopped itself since the last call, and why.
+    pub fn take_broken(&mut self) -> Option<(u16, QueueError)> {
+        self.broken.pop()
+    }
+
+    /// Takes, submits, completes and publishes what there is. Whether there was anything.
+    pub fn poll(&mut self, now: Instant, memory: &GuestMemory<P>) -> bool {
+        if self.armed {
+            self.armed = false;
+            for Started { index, .. } in &self.started {
+                if let Some(kick) = &self.ports[usize::from(*index)].kick {
+                    kick.take();
+                }
+            }
+        }
+        let mut work = Work {
+            platform: &self.platform,
+            channel: &mut *self.channel,
+            memory,
+            log: self.log.as_ref().filter(|_| self.features & ring_features::LOG_ALL != 0),
+            rules: &self.rules,
+            id: &self.id,
+            device: self.options.device,
+            now,
+        };
+        let mut any = false;
+        for Started { index, queue, broken } in &mut self.started {
+            let port = &self.ports[usize::from(*index)];
+            match queue.take(self.paused || !port.enabled || *broken, &mut work) {
+                Ok(took) => any |= took,
+                Err(error) => {
+                    tracing::error!(device = work.device, queue = *index, %error, "the ring is broken and stops");
+                    *broken = true;
+                    self.broken.push((*index, error.into()));
+                    if let Some(notifier) = &port.error {
+                        notifier.ring();
+                    }
+                    any = true;
+                }
+            }
+        }
+        any |= work.channel.poll(now, &mut self.completions);
+        for completion in self.completions.drain(..) {
+            let (index, head) = ((completion.token >> 16) as u16, completion.token as u16);
+            let at = self.started.binary_search_by_key(&index, |started| started.index);
+            let at = at.unwrap_or_else(|_| unreachable!("a queue is removed only when it is drained"));
+            self.started[at].queue.completed(head, &completion, &mut work);
+            any = true;
+        }
+        for Started { index, queue, .. } in &mut self.started {
+            any |= queue.publish(&self.ports[usize::from(*index)], &work);
+        }
+        any
+    }
+
+    /// Before sleep: asks drivers for notifications and registers what may wake the device. Whether there is work
+    /// after all.
+    pub fn arm(&mut self, wakes: &mut P::Wakes) -> bool {
+        self.armed = true;
+        let mut any = false;
+        for Started { index, queue, broken } in &mut self.started {
+            let port = &self.ports[usize::from(*index)];
+            if !port.enabled || self.paused || *broken {
+                continue;
+            }
+            // An error here is found, and told, by the next poll.
+            any |= queue.arm().unwrap_or(true);
+            match &port.kick {
+                Some(kick) => wakes.notifier(kick),
+                // The front-end asked for polling (SET_VRING_KICK without a handle).
+                None => any = true,
+            }
+        }
+        self.channel.arm(wakes);
+        any
+    }
+
+    /// The earliest moment at which the device wants to be polled though nothing changed.
+    #[must_use]
+    pub fn wake_at(&self) -> Option<Instant> {
+        self.channel.wake_at()
+    }
+
+    fn record(&self, kind: events::Kind, queue: u16, detail: u16, a: u64) {
+        let at_ns = self.platform.now().0;
+        let device = self.options.device;
+        self.platform.record(Event { at_ns, kind: kind as u16, device, queue, detail, a, b: 0 });
+    }
+}

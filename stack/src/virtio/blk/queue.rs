@@ -1,0 +1,380 @@
+//! One running virtqueue of a block device: takes requests, submits them, and gives them back in batches.
+//!
+//! The life of a request: taken from the ring and marked in the inflight region; its chain walked and decoded into its
+//! slot (one slot a head, reused, so that nothing is allocated for a request once slots have grown); submitted, or put
+//! into the backlog while the channel is full; completed (status byte, used entry, batch list); published with its
+//! batch; only then is its slot free again.
+
+use super::request::{ID_LEN, Range, Request, Rules, Status, decode};
+use super::{Port, QueueConfig, QueueError};
+use crate::block::{Channel, Completion, Io, IoError, Op};
+use crate::events;
+use crate::virtio::chain::Chain;
+use crate::virtio::inflight::{Recovered, SplitInflight};
+use crate::virtio::log::DirtyLog;
+use crate::virtio::memory::GuestMemory;
+use crate::virtio::split::{Areas, RingError, SplitRing};
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use runtime::{Event, Instant, Notifier, Platform, Segments, Window};
+
+/// Most requests that one poll takes from one ring, so that the other rings of a core get their turn.
+const MAX_TAKEN_PER_POLL: u16 = 128;
+
+/// What a queue works with during one poll.
+pub(super) struct Work<'a, P: Platform> {
+    pub(super) platform: &'a P,
+    pub(super) channel: &'a mut dyn Channel<P>,
+    pub(super) memory: &'a GuestMemory<P>,
+    pub(super) log: Option<&'a DirtyLog<P>>,
+    pub(super) rules: &'a Rules,
+    pub(super) id: &'a [u8; ID_LEN],
+    pub(super) device: u16,
+    pub(super) now: Instant,
+}
+
+/// One request's state, by its head.
+struct Slot<W> {
+    chain: Chain<W>,
+    ranges: Vec<Range>,
+    next_range: usize,
+    status: Option<W>,
+    request: Request,
+    /// Taken and not yet published.
+    taken: bool,
+    /// Walked and decoded: what the guest wrote is never read again.
+    decoded: bool,
+}
+
+impl<W> Default for Slot<W> {
+    fn default() -> Self {
+        Self {
+            chain: Chain::default(),
+            ranges: Vec::new(),
+            next_range: 0,
+            status: None,
+            request: Request::Answer(Status::IoError),
+            taken: false,
+            decoded: false,
+        }
+    }
+}
+
+/// A started queue.
+pub(super) struct Queue<P: Platform> {
+    index: u16,
+    ring: SplitRing<P::Window>,
+    indirect: bool,
+    inflight: Option<SplitInflight<P::Window>>,
+    slots: Box<[Slot<P::Window>]>,
+    /// Heads to submit: recovered ones at the start, later those for which the channel had no room.
+    backlog: VecDeque<u16>,
+    /// Heads whose used entry was written since the last publication.
+    batch: Vec<u16>,
+    /// Requests taken and not yet published.
+    in_flight: u16,
+    /// Tell the driver at the next publication, whatever it asked for: it may have been told by a life that is dead, or
+    /// on a notifier that is gone.
+    notify: bool,
+    /// Take no more.
+    stopping: bool,
+    used_log: Option<u64>,
+}
+
+impl<P: Platform> Queue<P> {
+    /// Starts the queue, and finalises recovery when there is an inflight region.
+    pub(super) fn start(
+        index: u16,
+        config: QueueConfig<P>,
+        event_idx: bool,
+        indirect: bool,
+    ) -> Result<Self, QueueError> {
+        let QueueConfig { size, base, descriptors, available, used, used_log, inflight } = config;
+        let areas = Areas { descriptors, available, used };
+        let mut ring = SplitRing::new(areas, size, event_idx, base)?;
+        let mut backlog = VecDeque::with_capacity(usize::from(size));
+        let mut notify = false;
+        let mut tracking = None;
+        if let Some(region) = inflight {
+            let recovered: Recovered<_> = SplitInflight::recover(region, size, ring.used_index())?;
+            if recovered.tracked {
+                // What was taken is what was given back and what is in flight; the front-end's number knows less.
+                let taken = ring.used_index().wrapping_add(recovered.heads.len() as u16);
+                ring = SplitRing::new(areas, size, event_idx, taken)?;
+                // A region that claims more than the driver ever made available is found out before any of it is done.
+                ring.check_available()?;
+                notify = true;
+            }
+            backlog.extend(recovered.heads);
+            tracking = Some(recovered.tracking);
+        }
+        let mut slots: Box<[Slot<_>]> = (0..size).map(|_| Slot::default()).collect();
+        for head in &backlog {
+            slots[usize::from(*head)].taken = true;
+        }
+        Ok(Self {
+            index,
+            ring,
+            indirect,
+            inflight: tracking,
+            slots,
+            in_flight: backlog.len() as u16,
+            backlog,
+            batch: Vec::with_capacity(usize::from(size)),
+            notify,
+            stopping: false,
+            used_log,
+        })
+    }
+
+    pub(super) fn in_flight(&self) -> u16 {
+        self.in_flight
+    }
+
+    /// How many requests of a dead life wait to be submitted again.
+    pub(super) fn backlog(&self) -> &VecDeque<u16> {
+        &self.backlog
+    }
+
+    pub(super) fn next_available(&self) -> u16 {
+        self.ring.next_available()
+    }
+
+    pub(super) fn size(&self) -> u16 {
+        self.ring.size()
+    }
+
+    pub(super) fn stop_taking(&mut self) {
+        self.stopping = true;
+    }
+
+    pub(super) fn notify_next(&mut self) {
+        self.notify = true;
+    }
+
+    /// Whether the driver is to be told, whatever it asked for, and was not yet.
+    pub(super) fn owes_notification(&self) -> bool {
+        self.notify
+    }
+
+    pub(super) fn set_used_log(&mut self, address: Option<u64>) {
+        self.used_log = address;
+    }
+
+    pub(super) fn rebase(&mut self, areas: Areas<P::Window>) -> Result<(), RingError> {
+        self.ring.rebase(areas)
+    }
+
+    /// Submits the backlog, then takes and submits new requests unless `hold`. Whether there was any; `Err` when the
+    /// ring cannot be believed any more.
+    #[inline]
+    pub(super) fn take(&mut self, hold: bool, work: &mut Work<'_, P>) -> Result<bool, RingError> {
+        let mut any = false;
+        while let Some(head) = self.backlog.front().copied() {
+            if !self.submit(head, work) {
+                return Ok(any);
+            }
+            self.backlog.pop_front();
+            any = true;
+        }
+        if hold || self.stopping {
+            return Ok(any);
+        }
+        self.ring.disable_notifications();
+        for _ in 0..MAX_TAKEN_PER_POLL {
+            let Some(head) = self.ring.take()? else { break };
+            let slot = &mut self.slots[usize::from(head)];
+            if slot.taken {
+                return Err(RingError::HeadInFlight(head));
+            }
+            if let Some(inflight) = &mut self.inflight {
+                inflight.taken(head);
+            }
+            slot.taken = true;
+            self.in_flight += 1;
+            any = true;
+            if !self.submit(head, work) {
+                self.backlog.push_back(head);
+                break;
+            }
+        }
+        Ok(any)
+    }
+
+    /// Decodes the request if it was not yet, and submits what comes next of it. `false`: the channel is full.
+    #[inline]
+    fn submit(&mut self, head: u16, work: &mut Work<'_, P>) -> bool {
+        let slot = &mut self.slots[usize::from(head)];
+        if !slot.decoded {
+            let chain = &mut slot.chain;
+            let walked =
+                chain.walk(self.ring.descriptors(), self.ring.size(), head, self.indirect, work.memory);
+            match walked.and_then(|()| decode(chain, &mut slot.ranges, work.rules)) {
+                Ok((status, request)) => (slot.status, slot.request) = (Some(status), request),
+                Err(error) => {
+                    tracing::debug!(device = work.device, queue = self.index, head, %error, "malformed chain");
+                    slot_given_back(slot);
+                    work.platform.record(self.event(events::Kind::ChainMalformed, head, 0, 0, work));
+                    self.give_back(head, 0);
+                    return true;
+                }
+            }
+            (slot.decoded, slot.next_range) = (true, 0);
+        }
+        let io = match slot.request {
+            Request::Io { op, offset, len } => {
+                let windows = if op == Op::Read { &slot.chain.writable } else { &slot.chain.readable };
+                let payload: &[_] = if op == Op::Flush { &[] } else { windows };
+                Io { op, offset, len, segments: Segments(payload) }
+            }
+            Request::Ranges => {
+                let Range { op, offset, len } = slot.ranges[slot.next_range];
+                Io { op, offset, len, segments: Segments(&[]) }
+            }
+            Request::GetId => {
+                let written = Segments(&slot.chain.writable).write(0, work.id);
+                self.finish(head, Status::Ok, written as u32, work);
+                return true;
+            }
+            Request::Answer(status) => {
+                self.finish(head, status, 0, work);
+                return true;
+            }
+        };
+        let token = u64::from(self.index) << 16 | u64::from(head);
+        if work.channel.submit(work.now, &io, token).is_err() {
+            return false;
+        }
+        let (op, offset) = (operation_number(io.op), io.offset);
+        slot.next_range += 1;
+        work.platform.record(self.event(events::Kind::RequestSubmitted, head, op, offset, work));
+        true
+    }
+
+    /// An operation of the bdev ended.
+    #[inline]
+    pub(super) fn completed(&mut self, head: u16, completion: &Completion, work: &mut Work<'_, P>) {
+        let slot = &mut self.slots[usize::from(head)];
+        assert!(slot.taken && slot.decoded, "a completion for a request that is not in flight");
+        let (status, written) = match (completion.result, slot.request) {
+            (Ok(()), Request::Ranges) if slot.next_range < slot.ranges.len() => {
+                if !self.submit(head, work) {
+                    self.backlog.push_back(head);
+                }
+                return;
+            }
+            (Ok(()), Request::Io { op: Op::Read, len, .. }) => (Status::Ok, len as u32),
+            (Ok(()), _) => (Status::Ok, 0),
+            (Err(IoError::Unsupported), _) => (Status::Unsupported, 0),
+            (Err(_), _) => (Status::IoError, 0),
+        };
+        self.finish(head, status, written, work);
+    }
+
+    /// Answers a request: status byte, dirty log, used entry.
+    #[inline]
+    fn finish(&mut self, head: u16, status: Status, written: u32, work: &Work<'_, P>) {
+        let slot = &mut self.slots[usize::from(head)];
+        if let Some(window) = slot.status {
+            window.store_u8(0, status as u8, core::sync::atomic::Ordering::Relaxed);
+        }
+        if let Some(log) = work.log {
+            let all = &slot.chain.writable_ranges;
+            // Only a read's payload was written (at most MAX_TRANSFER); the status, always.
+            let data = matches!(slot.request, Request::Io { op: Op::Read, .. } | Request::GetId);
+            for (address, len) in if data { all.as_slice() } else { &[] } {
+                log.mark(*address, *len);
+            }
+            if let Some((address, len)) = all.last() {
+                log.mark(address + (len - 1), 1);
+            }
+        }
+        slot_given_back(slot);
+        work.platform.record(self.event(
+            events::Kind::RequestCompleted,
+            head,
+            status as u16,
+            u64::from(written),
+            work,
+        ));
+        self.give_back(head, written + 1);
+    }
+
+    /// Writes the used entry; the driver sees it with the batch.
+    #[inline]
+    fn give_back(&mut self, head: u16, len: u32) {
+        self.ring.push_used(head, len);
+        if let Some(inflight) = &mut self.inflight {
+            inflight.batched(head);
+        }
+        self.batch.push(head);
+    }
+
+    /// Publishes the batch and tells the driver if it wants to know. Whether there was anything.
+    #[inline]
+    pub(super) fn publish(&mut self, port: &Port<P>, work: &Work<'_, P>) -> bool {
+        if self.batch.is_empty() && !self.notify {
+            return false;
+        }
+        let before = self.ring.used_index();
+        let published = !self.batch.is_empty();
+        if published {
+            self.ring.publish();
+            if let Some(inflight) = &mut self.inflight {
+                inflight.published(&self.batch, self.ring.used_index());
+            }
+            for head in &self.batch {
+                self.slots[usize::from(*head)].taken = false;
+            }
+            self.in_flight -= self.batch.len() as u16;
+            self.batch.clear();
+            if let (Some(log), Some(address)) = (work.log, self.used_log) {
+                for (offset, len) in self.ring.written_since(before) {
+                    log.mark(address.saturating_add(offset), len);
+                }
+            }
+        }
+        // Without a notifier there is nobody to tell, and what is owed waits for one; that is no work.
+        let Some(call) = &port.call else { return published };
+        if self.notify || self.ring.wants_notification(before) {
+            self.notify = false;
+            call.ring();
+        }
+        true
+    }
+
+    /// Asks for notifications before sleep; whether there is work after all.
+    pub(super) fn arm(&mut self) -> Result<bool, RingError> {
+        if self.stopping { Ok(false) } else { self.ring.enable_notifications() }
+    }
+
+    fn event(&self, kind: events::Kind, head: u16, detail: u16, b: u64, work: &Work<'_, P>) -> Event {
+        Event {
+            at_ns: work.now.0,
+            kind: kind as u16,
+            device: work.device,
+            queue: self.index,
+            detail,
+            a: u64::from(head),
+            b,
+        }
+    }
+}
+
+/// The slot's windows are not needed any more.
+fn slot_given_back<W>(slot: &mut Slot<W>) {
+    (slot.decoded, slot.status) = (false, None);
+}
+
+/// An operation's number in the flight recorder.
+const fn operation_number(op: Op) -> u16 {
+    match op {
+        Op::Read => 0,
+        Op::Write { fua: false } => 1,
+        Op::Write { fua: true } => 2,
+        Op::Flush => 3,
+        Op::Discard => 4,
+        Op::WriteZeroes { .. } => 5,
+    }
+}

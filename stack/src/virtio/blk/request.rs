@@ -1,0 +1,201 @@
+//! One virtio-blk request, from a chain's windows to what the bdev is asked (section 5.2.6).
+//!
+//! The layout is the driver's choice: header, data and status may share descriptors or be split anywhere. The header
+//! is the first 16 readable bytes, the status the last writable one, and data what lies between.
+
+use super::super::chain::{Chain, ChainError};
+use super::config::{MAX_RANGE_SECTORS, MAX_RANGES, SECTOR_SIZE};
+use crate::block::{Geometry, Op};
+use alloc::vec::Vec;
+use runtime::{Segments, Window};
+
+/// Bytes of the header: `le32 type; le32 reserved; le64 sector`.
+const HEADER_LEN: u64 = 16;
+/// Most bytes of one read or write. A driver's buffers may overlap, so a short chain can describe terabytes; this
+/// bounds what one request can cost a core. Linux sends at most 1.25 MiB unless its administrator raises it.
+const MAX_TRANSFER: u64 = 32 << 20;
+/// Bytes of the identifier that GET_ID returns.
+pub(super) const ID_LEN: usize = 20;
+/// Bytes of one range of DISCARD and WRITE_ZEROES: `le64 sector; le32 num_sectors; le32 flags`.
+const RANGE_LEN: u64 = 16;
+/// The range's `unmap` flag; all others are reserved.
+const RANGE_UNMAP: u32 = 1;
+
+/// Request types.
+mod kind {
+    pub(super) const IN: u32 = 0;
+    pub(super) const OUT: u32 = 1;
+    pub(super) const FLUSH: u32 = 4;
+    pub(super) const GET_ID: u32 = 8;
+    pub(super) const DISCARD: u32 = 11;
+    pub(super) const WRITE_ZEROES: u32 = 13;
+}
+
+/// The status byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Status {
+    /// Done.
+    Ok = 0,
+    /// Failed.
+    IoError = 1,
+    /// Not understood.
+    Unsupported = 2,
+}
+
+/// One range of DISCARD or WRITE_ZEROES, read once from the guest and checked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Range {
+    pub(super) op: Op,
+    pub(super) offset: u64,
+    pub(super) len: u64,
+}
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Request {
+    /// One operation of the bdev on the chain's payload.
+    Io { op: Op, offset: u64, len: u64 },
+    /// The ranges that were put into the slot, one after the other.
+    Ranges,
+    /// The device's identifier.
+    GetId,
+    /// Nothing can be done but answer.
+    Answer(Status),
+}
+
+/// What a driver negotiated and a device is, as far as a request depends on it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rules {
+    pub(super) geometry: Geometry,
+    pub(super) read_only: bool,
+    pub(super) write_through: bool,
+    pub(super) discard: bool,
+    pub(super) write_zeroes: bool,
+}
+
+/// Takes the frame (header and status) off a chain, whose windows are then the payload, and decodes the header.
+#[inline]
+pub(super) fn decode<W: Window>(
+    chain: &mut Chain<W>,
+    ranges: &mut Vec<Range>,
+    rules: &Rules,
+) -> Result<(W, Request), ChainError> {
+    let status = take_status(&mut chain.writable).ok_or(ChainError::Frame)?;
+    let mut header = [0; HEADER_LEN as usize];
+    if !take_front(&mut chain.readable, &mut header) {
+        return Ok((status, Request::Answer(Status::IoError)));
+    }
+    let [t0, t1, t2, t3, _, _, _, _, s0, s1, s2, s3, s4, s5, s6, s7] = header;
+    let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
+    let request = match u32::from_le_bytes([t0, t1, t2, t3]) {
+        kind::IN => transfer(Op::Read, sector, Segments(&chain.writable).len(), rules),
+        kind::OUT if rules.read_only => Request::Answer(Status::IoError),
+        kind::OUT => {
+            transfer(Op::Write { fua: rules.write_through }, sector, Segments(&chain.readable).len(), rules)
+        }
+        kind::FLUSH => Request::Io { op: Op::Flush, offset: 0, len: 0 },
+        kind::GET_ID => Request::GetId,
+        kind::DISCARD if rules.discard => decode_ranges(Op::Discard, chain, ranges, rules),
+        kind::WRITE_ZEROES if rules.write_zeroes => {
+            let op = Op::WriteZeroes { unmap: false, fua: rules.write_through };
+            decode_ranges(op, chain, ranges, rules)
+        }
+        _ => Request::Answer(Status::Unsupported),
+    };
+    Ok((status, request))
+}
+
+/// Takes the last writable byte.
+#[inline]
+fn take_status<W: Window>(writable: &mut Vec<W>) -> Option<W> {
+    let last = writable.pop()?;
+    let rest = last.len() - 1;
+    if rest > 0 {
+        writable.push(last.slice(0, rest)?);
+    }
+    last.slice(rest, 1)
+}
+
+/// Reads the first readable bytes and takes them off; whether there were enough.
+#[inline]
+fn take_front<W: Window>(readable: &mut Vec<W>, into: &mut [u8; HEADER_LEN as usize]) -> bool {
+    match readable.first() {
+        // What nearly every driver sends: a descriptor of its own for the header.
+        Some(first) if first.len() == HEADER_LEN => {
+            first.read(0, into);
+            readable.remove(0);
+            return true;
+        }
+        None => return false,
+        Some(_) => {}
+    }
+    if Segments(readable).read(0, into) < into.len() {
+        return false;
+    }
+    let mut left = HEADER_LEN;
+    let whole = readable.iter().take_while(|window| {
+        let inside = window.len() <= left;
+        left -= if inside { window.len() } else { 0 };
+        inside
+    });
+    let whole = whole.count();
+    readable.drain(..whole);
+    if left > 0 {
+        let first = readable[0];
+        match first.slice(left, first.len() - left) {
+            Some(rest) => readable[0] = rest,
+            None => return false,
+        }
+    }
+    true
+}
+
+/// A read or a write of the whole payload.
+#[inline]
+fn transfer(op: Op, sector: u64, len: u64, rules: &Rules) -> Request {
+    match sector.checked_mul(SECTOR_SIZE) {
+        Some(offset) if len <= MAX_TRANSFER && rules.geometry.contains(offset, len) => {
+            Request::Io { op, offset, len }
+        }
+        _ => Request::Answer(Status::IoError),
+    }
+}
+
+/// Reads and checks all ranges before the first is done, so that a bad one leaves the device as it was.
+#[cold]
+fn decode_ranges<W: Window>(op: Op, chain: &Chain<W>, ranges: &mut Vec<Range>, rules: &Rules) -> Request {
+    ranges.clear();
+    if rules.read_only {
+        return Request::Answer(Status::IoError);
+    }
+    let payload = Segments(&chain.readable);
+    let len = payload.len();
+    if len == 0 || !len.is_multiple_of(RANGE_LEN) || len > RANGE_LEN * u64::from(MAX_RANGES) {
+        return Request::Answer(Status::IoError);
+    }
+    for at in (0..len).step_by(RANGE_LEN as usize) {
+        let mut bytes = [0; RANGE_LEN as usize];
+        payload.read(at, &mut bytes);
+        let [s0, s1, s2, s3, s4, s5, s6, s7, n0, n1, n2, n3, f0, f1, f2, f3] = bytes;
+        let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
+        let sectors = u32::from_le_bytes([n0, n1, n2, n3]);
+        let flags = u32::from_le_bytes([f0, f1, f2, f3]);
+        let op = match op {
+            // Section 5.2.6.2: an unknown flag, and unmap on a DISCARD, are answered UNSUPP.
+            Op::WriteZeroes { fua, .. } if flags & !RANGE_UNMAP == 0 => {
+                Op::WriteZeroes { unmap: flags & RANGE_UNMAP != 0, fua }
+            }
+            Op::Discard if flags == 0 => op,
+            _ => return Request::Answer(Status::Unsupported),
+        };
+        let len = u64::from(sectors) * SECTOR_SIZE;
+        match sector.checked_mul(SECTOR_SIZE) {
+            Some(offset) if sectors <= MAX_RANGE_SECTORS && rules.geometry.contains(offset, len) => {
+                ranges.push(Range { op, offset, len });
+            }
+            _ => return Request::Answer(Status::IoError),
+        }
+    }
+    Request::Ranges
+}

@@ -1,0 +1,145 @@
+//! Descriptor chains: from a head to the windows of its buffers.
+//!
+//! A chain is the driver's, and may be anything: it may loop, leave the table, point outside of guest memory, or put
+//! a readable buffer behind a writable one. Each of these makes the chain malformed, and only the chain: it is given
+//! back with a used length of 0 and the ring goes on. A walk is bounded by the table's length and [`MAX_SEGMENTS`].
+
+use super::memory::GuestMemory;
+use super::split::{DESCRIPTOR_SIZE, Descriptor};
+use crate::block::MAX_SEGMENTS;
+use alloc::vec::Vec;
+use core::fmt;
+use runtime::Platform;
+
+/// Most descriptors in an indirect table: a payload of [`MAX_SEGMENTS`], a header and a status.
+const MAX_INDIRECT: u32 = MAX_SEGMENTS as u32 + 2;
+
+/// What makes a chain malformed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ChainError {
+    /// It has more descriptors than its table, so it loops.
+    Loop,
+    /// It goes on at an index outside of its table.
+    Next,
+    /// A buffer or an indirect table does not lie in guest memory (an indirect table: in one region).
+    Unmapped,
+    /// A readable buffer follows a writable one.
+    Order,
+    /// More than [`MAX_SEGMENTS`] windows in one direction.
+    TooManySegments,
+    /// An indirect descriptor where none may be: not negotiated, inside an indirect table, with NEXT, or with a length
+    /// that is no table's.
+    Indirect,
+    /// No room for the request's header and status.
+    Frame,
+}
+
+impl fmt::Display for ChainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Loop => "the chain loops",
+            Self::Next => "the chain leaves its table",
+            Self::Unmapped => "a buffer or table is outside of guest memory",
+            Self::Order => "a readable buffer follows a writable one",
+            Self::TooManySegments => "the chain has too many segments",
+            Self::Indirect => "an indirect descriptor where none may be",
+            Self::Frame => "the chain has no room for a header and a status",
+        })
+    }
+}
+
+/// The buffers of one chain. Kept and reused by its request slot, so that a walk allocates nothing.
+#[derive(Debug)]
+pub(super) struct Chain<W> {
+    /// What the device may read, in order.
+    pub(super) readable: Vec<W>,
+    /// What the device may write, in order.
+    pub(super) writable: Vec<W>,
+    /// The guest physical ranges of `writable`, for the dirty log: kept always, since a log may begin at any time.
+    pub(super) writable_ranges: Vec<(u64, u64)>,
+}
+
+impl<W> Default for Chain<W> {
+    fn default() -> Self {
+        Self { readable: Vec::new(), writable: Vec::new(), writable_ranges: Vec::new() }
+    }
+}
+
+impl<W: runtime::Window> Chain<W> {
+    /// Walks the chain that begins at `head`, replacing what was here.
+    #[inline]
+    pub(super) fn walk<P: Platform<Window = W>>(
+        &mut self,
+        descriptors: &W,
+        size: u16,
+        head: u16,
+        indirect_allowed: bool,
+        memory: &GuestMemory<P>,
+    ) -> Result<(), ChainError> {
+        self.readable.clear();
+        self.writable.clear();
+        self.writable_ranges.clear();
+        let (mut table, mut table_size, mut index) = (*descriptors, u32::from(size), head);
+        let mut left = table_size;
+        let mut indirect_allowed = indirect_allowed;
+        loop {
+            if left == 0 {
+                return Err(ChainError::Loop);
+            }
+            left -= 1;
+            let descriptor = Descriptor::load(&table, index);
+            if descriptor.flags & Descriptor::INDIRECT != 0 {
+                let count = descriptor.len / DESCRIPTOR_SIZE as u32;
+                let whole = descriptor.len.is_multiple_of(DESCRIPTOR_SIZE as u32);
+                if !indirect_allowed
+                    || descriptor.flags & Descriptor::NEXT != 0
+                    || !whole
+                    || count == 0
+                    || count > MAX_INDIRECT
+                {
+                    return Err(ChainError::Indirect);
+                }
+                table = memory
+                    .window(descriptor.address, u64::from(descriptor.len))
+                    .ok_or(ChainError::Unmapped)?;
+                (table_size, left, index, indirect_allowed) = (count, count, 0, false);
+                continue;
+            }
+            if descriptor.len > 0 {
+                self.add(&descriptor, memory)?;
+            }
+            if descriptor.flags & Descriptor::NEXT == 0 {
+                return Ok(());
+            }
+            if u32::from(descriptor.next) >= table_size {
+                return Err(ChainError::Next);
+            }
+            index = descriptor.next;
+        }
+    }
+
+    #[inline]
+    fn add<P: Platform<Window = W>>(
+        &mut self,
+        descriptor: &Descriptor,
+        memory: &GuestMemory<P>,
+    ) -> Result<(), ChainError> {
+        let (address, len) = (descriptor.address, u64::from(descriptor.len));
+        let windows = if descriptor.flags & Descriptor::WRITE != 0 {
+            self.writable_ranges.push((address, len));
+            &mut self.writable
+        } else if self.writable.is_empty() {
+            &mut self.readable
+        } else {
+            return Err(ChainError::Order);
+        };
+        if !memory.translate(address, len, windows) {
+            return Err(ChainError::Unmapped);
+        }
+        // Room for the header or the status beside the payload.
+        if windows.len() > MAX_SEGMENTS + 1 {
+            return Err(ChainError::TooManySegments);
+        }
+        Ok(())
+    }
+}

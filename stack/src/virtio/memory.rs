@@ -1,0 +1,191 @@
+//! The guest's memory as its front-end described it: regions by guest physical address, and by the front-end's own
+//! addresses. Everything here comes from a stranger: regions are checked against one another when they come, and each
+//! address is looked up before a window is made of it.
+
+use alloc::vec::Vec;
+use core::fmt;
+use runtime::{Memory, Platform, Window};
+
+/// Most regions that a front-end may describe (`GET_MAX_MEM_SLOTS`): QEMU's own limit of memory slots is 509.
+pub const MAX_REGIONS: usize = 509;
+
+/// One region of guest memory.
+pub struct Region<P: Platform> {
+    /// First guest physical address.
+    pub guest_address: u64,
+    /// Length in bytes.
+    pub len: u64,
+    /// First address in the front-end's own address space, in which ring addresses are given.
+    pub user_address: u64,
+    /// The mapping; its window spans exactly `len` bytes.
+    pub memory: P::Memory,
+}
+
+/// Why a region was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemoryError {
+    /// It has no bytes.
+    Empty,
+    /// Its end lies beyond 2^64, in guest physical or in user addresses.
+    Wraps,
+    /// It overlaps a region that is there, in guest physical or in user addresses.
+    Overlap,
+    /// There are [`MAX_REGIONS`] already.
+    TooMany,
+}
+
+impl fmt::Display for MemoryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Empty => f.write_str("the region has no bytes"),
+            Self::Wraps => f.write_str("the region ends beyond the address space"),
+            Self::Overlap => f.write_str("the region overlaps another one"),
+            Self::TooMany => write!(f, "there are {MAX_REGIONS} regions already"),
+        }
+    }
+}
+
+struct Mapped<P: Platform> {
+    region: Region<P>,
+    /// `region.memory.window()`, kept so that a look-up touches one cache line.
+    window: P::Window,
+}
+
+/// The memory table: regions sorted by guest physical address, none overlapping.
+pub struct GuestMemory<P: Platform> {
+    regions: Vec<Mapped<P>>,
+}
+
+impl<P: Platform> Default for GuestMemory<P> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<P: Platform> GuestMemory<P> {
+    /// A table with no regions.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { regions: Vec::new() }
+    }
+
+    /// Adds a region. On error the region is dropped, and so unmapped.
+    pub fn insert(&mut self, region: Region<P>) -> Result<(), MemoryError> {
+        assert_eq!(region.memory.window().len(), region.len, "the mapping of a region must span it");
+        let end = |start: u64| start.checked_add(region.len - 1).ok_or(MemoryError::Wraps);
+        if region.len == 0 {
+            return Err(MemoryError::Empty);
+        }
+        let (guest_end, user_end) = (end(region.guest_address)?, end(region.user_address)?);
+        if self.regions.len() == MAX_REGIONS {
+            return Err(MemoryError::TooMany);
+        }
+        for Mapped { region: other, .. } in &self.regions {
+            let apart = |start: u64, last: u64, other_start: u64| {
+                last < other_start || other_start + (other.len - 1) < start
+            };
+            if !apart(region.guest_address, guest_end, other.guest_address)
+                || !apart(region.user_address, user_end, other.user_address)
+            {
+                return Err(MemoryError::Overlap);
+            }
+        }
+        let at = self.regions.partition_point(|other| other.region.guest_address < region.guest_address);
+        let window = region.memory.window();
+        self.regions.insert(at, Mapped { region, window });
+        Ok(())
+    }
+
+    /// Takes the region that has exactly these addresses and this length out of the table. The caller has made sure
+    /// that no I/O is in flight on it.
+    pub fn remove(&mut self, guest_address: u64, user_address: u64, len: u64) -> Option<Region<P>> {
+        let at = self.regions.iter().position(|Mapped { region, .. }| {
+            (region.guest_address, region.user_address, region.len) == (guest_address, user_address, len)
+        })?;
+        Some(self.regions.remove(at).region)
+    }
+
+    /// The window of `len` bytes at a front-end address; `None` unless it lies inside one region.
+    #[must_use]
+    pub fn by_user_address(&self, address: u64, len: u64) -> Option<P::Window> {
+        self.regions.iter().find_map(|Mapped { region, window }| {
+            window.slice(address.checked_sub(region.user_address)?, len)
+        })
+    }
+
+    /// The guest physical address of a front-end address.
+    #[must_use]
+    pub fn guest_of_user(&self, address: u64) -> Option<u64> {
+        self.regions.iter().find_map(|Mapped { region, .. }| {
+            let offset = address.checked_sub(region.user_address)?;
+            (offset < region.len).then(|| region.guest_address + offset)
+        })
+    }
+
+    /// The window of `len` bytes at a guest physical address; `None` unless it lies inside one region.
+    #[inline]
+    #[must_use]
+    pub fn window(&self, address: u64, len: u64) -> Option<P::Window> {
+        let after = self.regions.partition_point(|mapped| mapped.region.guest_address <= address);
+        let Mapped { region, window } = self.regions.get(after.checked_sub(1)?)?;
+        window.slice(address - region.guest_address, len)
+    }
+
+    /// Pushes the windows of `len` bytes at a guest physical address, more than one where regions meet in the middle.
+    /// Whether all of it is mapped; if not, what was pushed is of no use.
+    #[inline]
+    pub fn translate(&self, address: u64, len: u64, into: &mut Vec<P::Window>) -> bool {
+        if let Some(window) = self.window(address, len) {
+            into.push(window);
+            return true;
+        }
+        self.translate_across(address, len, into)
+    }
+
+    #[cold]
+    fn translate_across(&self, mut address: u64, mut len: u64, into: &mut Vec<P::Window>) -> bool {
+        while len > 0 {
+            let after = self.regions.partition_point(|mapped| mapped.region.guest_address <= address);
+            let Some(Mapped { region, window }) = after.checked_sub(1).and_then(|at| self.regions.get(at))
+            else {
+                return false;
+            };
+            let offset = address - region.guest_address;
+            if offset >= region.len {
+                return false;
+            }
+            let part = len.min(region.len - offset);
+            let Some(piece) = window.slice(offset, part) else { return false };
+            into.push(piece);
+            len -= part;
+            if len > 0 {
+                let Some(next) = address.checked_add(part) else { return false };
+                address = next;
+            }
+        }
+        true
+    }
+
+    /// Whether the memory below any region went away (its owner shrank the file).
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.regions.iter().any(|mapped| mapped.region.memory.is_lost())
+    }
+
+    /// Number of regions.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.regions.is_empty()
+    }
+
+    /// The regions, by guest physical address.
+    pub fn regions(&self) -> impl Iterator<Item = &Region<P>> {
+        self.regions.iter().map(|mapped| &mapped.region)
+    }
+}
