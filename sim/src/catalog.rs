@@ -1,0 +1,87 @@
+//! The scenarios that this program knows by name: those of `scenarios/`, built in, so that the binary alone is enough.
+
+use crate::scenario::{Refused, Scenario};
+use include_dir::{Dir, include_dir};
+
+static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../scenarios");
+
+/// A scenario with its name and text.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// Its name: the file's, without the ending.
+    pub name: String,
+    /// Its group: the folder.
+    pub group: String,
+    /// Its file.
+    pub text: String,
+    /// What it says.
+    pub scenario: Scenario,
+}
+
+/// Every built-in scenario, by group and name. Replay files (`scenarios/found`) are no scenarios.
+///
+/// # Errors
+/// What is wrong with a file; a built-in one is a bug, which a test finds.
+pub fn all() -> Result<Vec<Named>, Refused> {
+    let mut found = Vec::new();
+    for folder in FILES.dirs() {
+        let group = folder.path().to_string_lossy().into_owned();
+        if group == "found" {
+            continue;
+        }
+        for file in folder.files() {
+            let path = file.path().to_string_lossy().into_owned();
+            let Some(name) = file.path().file_stem().filter(|_| path.ends_with(".toml")) else { continue };
+            let text = file.contents_utf8().unwrap_or_default().to_owned();
+            let scenario = Scenario::parse(&format!("scenarios/{path}"), &text)?;
+            found.push(Named {
+                name: name.to_string_lossy().into_owned(),
+                group: group.clone(),
+                text,
+                scenario,
+            });
+        }
+    }
+    found.sort_by(|a, b| (&a.group, &a.name).cmp(&(&b.group, &b.name)));
+    Ok(found)
+}
+
+/// The scenario of a listed name or at a path.
+///
+/// # Errors
+/// That there is none, or what is wrong with it.
+pub fn find(name_or_path: &str) -> Result<Named, Refused> {
+    let listed = all()?;
+    if let Some(named) = listed.iter().find(|named| named.name == name_or_path) {
+        return Ok(named.clone());
+    }
+    let text = std::fs::read_to_string(name_or_path).map_err(|error| {
+        let names: Vec<_> = listed.iter().map(|named| named.name.as_str()).collect();
+        Refused(format!(
+            "{name_or_path}: neither a listed scenario nor a file that can be read ({error}); listed are {}",
+            names.join(", ")
+        ))
+    })?;
+    let scenario = Scenario::parse(name_or_path, &text)?;
+    let path = std::path::Path::new(name_or_path);
+    let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Named { name, group: "file".into(), text, scenario })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::all;
+
+    #[test]
+    fn every_built_in_scenario_is_good() {
+        let listed = all().unwrap_or_else(|refused| panic!("{refused}"));
+        assert!(!listed.is_empty());
+        for named in listed {
+            assert!(
+                !named.scenario.title.contains('\n') && named.scenario.title.len() < 80,
+                "{}",
+                named.name
+            );
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Nobody below the guest touches memory that is not theirs at that moment.
+//!
+//! Readable for the device: the descriptor table, the available ring, and the readable pieces of requests that are out.
+//! Writable: the used ring, and the writable pieces of requests that are out. Everything else is the guest's own, from
+//! the moment at which it took a completion from the used ring, and a region that was removed is nobody's. A late
+//! write of a dead process's disk into a buffer that was completed since shows here as well.
+//!
+//! Ownership is kept by granule: the guests of the simulator never let two owners share one.
+
+use super::Verdict;
+use super::observation::{Agent, Buffer, Observation};
+
+/// Bytes of a granule. Small enough that a header, a status and an event index have their own.
+pub const GRANULE: u64 = 16;
+
+/// The device may load.
+const LOAD: u8 = 1;
+/// The device may store (and load what it stored).
+const STORE: u8 = 2;
+
+#[derive(Debug)]
+struct Region {
+    address: u64,
+    /// What the device may do, a byte a granule.
+    rights: Vec<u8>,
+    present: bool,
+}
+
+/// The checker.
+#[derive(Debug, Default)]
+pub struct Buffers {
+    regions: Vec<Region>,
+    evaluations: u64,
+}
+
+impl Buffers {
+    pub(super) fn observe(&mut self, observation: &Observation<'_>) -> Verdict {
+        match *observation {
+            Observation::RegionAdded { address, len } => {
+                let granules =
+                    usize::try_from(len.div_ceil(GRANULE)).expect("simulated memory fits into memory");
+                self.regions.retain(|region| region.address != address);
+                self.regions.push(Region { address, rights: vec![0; granules], present: true });
+            }
+            Observation::RegionRemoved { address, .. } => {
+                for region in self.regions.iter_mut().filter(|region| region.address == address) {
+                    region.present = false;
+                    region.rights.fill(0);
+                }
+            }
+            Observation::QueueReady { place, .. } => {
+                self.set(place.desc.0, place.desc.1, LOAD);
+                self.set(place.avail.0, place.avail.1, LOAD);
+                self.set(place.used.0, place.used.1, LOAD | STORE);
+            }
+            Observation::Submitted { buffers, .. } => {
+                for buffer in buffers {
+                    self.set(buffer.address, buffer.len.into(), Self::rights_of(buffer));
+                }
+            }
+            Observation::Completed { buffers, .. } => {
+                for buffer in buffers {
+                    self.set(buffer.address, buffer.len.into(), 0);
+                }
+            }
+            Observation::DeviceReset | Observation::PowerLost => {
+                for region in &mut self.regions {
+                    region.rights.fill(0);
+                }
+            }
+            Observation::Access { agent, address, len, store } => {
+                return self.judge(agent, address, len, store);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn rights_of(buffer: &Buffer) -> u8 {
+        if buffer.writable { LOAD | STORE } else { LOAD }
+    }
+
+    fn find(&mut self, address: u64, len: u64) -> Option<(&mut Region, std::ops::Range<usize>)> {
+        self.regions.iter_mut().find_map(|region| {
+            let first = address.checked_sub(region.address)?;
+            let end = usize::try_from((first + len).div_ceil(GRANULE)).ok()?;
+            let first = usize::try_from(first / GRANULE).ok()?;
+            (end <= region.rights.len()).then_some((region, first..end))
+        })
+    }
+
+    fn set(&mut self, address: u64, len: u64, rights: u8) {
+        if let Some((region, granules)) = self.find(address, len) {
+            region.rights[granules].fill(rights);
+        }
+    }
+
+    fn judge(&mut self, agent: Agent, address: u64, len: u64, store: bool) -> Verdict {
+        self.evaluations += 1;
+        let who = match agent {
+            Agent::Target => "the target",
+            Agent::Disk => "a disk",
+        };
+        let did = if store { "stored to" } else { "loaded from" };
+        let Some((region, granules)) = self.find(address, len) else {
+            return Err(format!("{who} {did} {len} bytes at {address:#x}, where the guest has no memory"));
+        };
+        if !region.present {
+            return Err(format!("{who} {did} {len} bytes at {address:#x}, in a region that was removed"));
+        }
+        let needed = if store { STORE } else { LOAD };
+        let first = granules.start as u64 * GRANULE + region.address;
+        match region.rights[granules].iter().position(|&rights| rights & needed == 0) {
+            None => Ok(()),
+            Some(at) => Err(format!(
+                "{who} {did} {len} bytes at {address:#x}; the guest has not lent those at {:#x} for that",
+                first + at as u64 * GRANULE
+            )),
+        }
+    }
+
+    /// Accesses judged.
+    pub(super) fn evaluations(&self) -> u64 {
+        self.evaluations
+    }
+}

@@ -1,0 +1,362 @@
+//! What each sector of a device may hold: the writes that a guest made, and the order that it could see among them.
+//!
+//! Shared by `reads` and `durability`, which judge by it. Moments are counted in requests: a request's moment of
+//! submission is its own id, and a completion's moment is the highest id submitted until then, so that *x completed
+//! before y was submitted* is `x.completed < y.id`. A write is *superseded* from the moment at which a later one is
+//! known to lie over it:
+//!
+//! - a write that completed well supersedes everything that had completed before it was submitted;
+//! - a read that returned one write supersedes every other that had completed before the read was submitted.
+//!
+//! What a failed write, a discard or a write cut off by a reset leaves is open: it may show or not. With power loss in
+//! the run, superseded writes are kept until something durable lies over them, since they may come back.
+
+use super::observation::{CacheMode, Content, Kind, Observation, RequestId, Status};
+use crate::guest::stamp;
+use std::collections::VecDeque;
+
+/// A moment that never comes.
+const NEVER: u64 = u64::MAX;
+
+/// Versions of one sector beyond which what can no longer be seen is thrown away.
+const TIDY_ABOVE: usize = 3;
+
+/// One write, as one sector knows it.
+#[derive(Clone, Copy, Debug)]
+struct Version {
+    /// Its request's id, 0 for what was there at the start.
+    id: u64,
+    /// When it completed, [`NEVER`] while it is out.
+    completed: u64,
+    /// From when on a read cannot return it.
+    superseded: u64,
+    /// The stamp that it carries; unused when `zero`.
+    version: u32,
+    /// It leaves zeroes.
+    zero: bool,
+    /// It may have left the sector as it was, so nothing below it is hidden by it.
+    optional: bool,
+    /// It ended without an answer, perhaps in the middle of a sector.
+    cut: bool,
+    /// A power loss does not take it away.
+    durable: bool,
+    /// A power loss took it away, or it was never there: it does not come back.
+    gone: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Sector {
+    versions: Vec<Version>,
+    /// The power was lost since this sector was last read: the moment.
+    lost_power: Option<u64>,
+    /// Listed in [`History::dirty`].
+    dirty: bool,
+}
+
+/// What each sector may hold.
+#[derive(Debug)]
+pub struct History {
+    sectors: Vec<Sector>,
+    /// The highest id submitted.
+    now: u64,
+    /// Reads that are out, by id, and whether they have ended; the first one has not.
+    reads: VecDeque<(u64, bool)>,
+    /// Sectors that have completed writes which a power loss may take.
+    dirty: Vec<u64>,
+    /// Whether the power may be lost in this run.
+    power_loss: bool,
+}
+
+impl History {
+    /// A device of `sectors` sectors of zeroes. `power_loss`: whether the run has any.
+    pub(super) fn new(sectors: u64, power_loss: bool) -> Self {
+        let first = Version {
+            id: 0,
+            completed: 0,
+            superseded: NEVER,
+            version: 0,
+            zero: true,
+            optional: false,
+            cut: false,
+            durable: true,
+            gone: false,
+        };
+        let sector = Sector { versions: vec![first], lost_power: None, dirty: false };
+        Self {
+            sectors: vec![sector; usize::try_from(sectors).expect("a simulated disk fits into memory")],
+            now: 0,
+            reads: VecDeque::new(),
+            dirty: Vec::new(),
+            power_loss,
+        }
+    }
+
+    /// Whether the run has power losses.
+    pub(super) fn knows_power_loss(&self) -> bool {
+        self.power_loss
+    }
+
+    /// Whether nobody read this sector since the power was lost.
+    pub(super) fn lost_power(&self, sector: u64) -> bool {
+        self.sector(sector).lost_power.is_some()
+    }
+
+    /// Whether the read `id` may have found `content` in `sector`; if not, what it could have found.
+    pub(super) fn judge(&self, id: RequestId, sector: u64, content: Content<'_>) -> Result<(), String> {
+        let block = self.sector(sector);
+        let may_show = |zero: bool, version: u32| {
+            block
+                .versions
+                .iter()
+                .any(|v| v.superseded >= id.0 && v.zero == zero && (zero || v.version == version))
+        };
+        let good = match content {
+            Content::Zero => may_show(true, 0),
+            Content::Whole(version) => may_show(false, version),
+            // Only a write that is out while the read is, or one that was cut off, can be seen in part.
+            Content::Mixed(parts) => {
+                parts.iter().all(|&part| may_show(part == 0, part))
+                    && block.versions.iter().any(|v| {
+                        v.superseded >= id.0
+                            && (v.completed >= id.0 || v.cut)
+                            && parts.contains(if v.zero { &0 } else { &v.version })
+                    })
+            }
+            Content::Torn { disk, bytes } => block.may_be_torn(id, disk, sector, bytes),
+        };
+        if good { Ok(()) } else { Err(self.explain(id, sector, content)) }
+    }
+
+    fn explain(&self, id: RequestId, sector: u64, content: Content<'_>) -> String {
+        let found = match content {
+            Content::Zero => "zeroes".to_owned(),
+            Content::Whole(version) => format!("write {version}"),
+            Content::Mixed(parts) => format!("words of writes {parts:?} (0: zeroes)"),
+            Content::Torn { .. } => {
+                "bytes that nobody wrote to this sector, or not in this mixture".to_owned()
+            }
+        };
+        let may: Vec<String> = self
+            .sector(sector)
+            .versions
+            .iter()
+            .filter(|v| v.superseded >= id.0)
+            .map(|v| {
+                let what = if v.zero { "zeroes".to_owned() } else { format!("write {}", v.version) };
+                match v.completed {
+                    NEVER => format!("{what} (request #{}, out)", v.id),
+                    _ if v.id == 0 => format!("{what} (as at the start)"),
+                    _ if v.optional => format!("{what} (request #{}, ended without success)", v.id),
+                    _ => format!("{what} (request #{}, acknowledged)", v.id),
+                }
+            })
+            .collect();
+        format!("read {id} found in sector {sector} {found}; it may find {}", may.join(" or "))
+    }
+
+    fn sector(&self, sector: u64) -> &Sector {
+        &self.sectors[usize::try_from(sector).expect("a sector of the device")]
+    }
+
+    pub(super) fn observe(&mut self, observation: &Observation<'_>) {
+        match *observation {
+            Observation::Submitted { id, kind, sector, sectors, version, .. } => {
+                self.now = id.0;
+                if kind == Kind::Read {
+                    self.reads.push_back((id.0, false));
+                }
+                if kind.changes_content() {
+                    let out = Version {
+                        id: id.0,
+                        completed: NEVER,
+                        superseded: NEVER,
+                        version,
+                        zero: kind != Kind::Write,
+                        optional: kind == Kind::Discard,
+                        cut: false,
+                        durable: false,
+                        gone: false,
+                    };
+                    for block in self.range(sector, sectors) {
+                        block.versions.push(out);
+                    }
+                }
+            }
+            Observation::Completed { id, kind, sector, sectors, status, cache, .. } => match kind {
+                Kind::Read => self.read_ended(id),
+                Kind::Flush if status == Status::Ok && self.power_loss => self.flushed(id),
+                _ if kind.changes_content() => {
+                    self.write_ended(id, sector, sectors, status == Status::Ok, cache);
+                }
+                _ => {}
+            },
+            Observation::Read { id, sector, content } => self.narrow(id, sector, content),
+            Observation::DeviceReset => self.cut_off(true),
+            Observation::PowerLost => self.lose_power(),
+            _ => {}
+        }
+    }
+
+    /// The sectors of a request; a request beyond the end has none, since the device must refuse it whole.
+    fn range(&mut self, sector: u64, sectors: u32) -> &mut [Sector] {
+        let first = usize::try_from(sector).unwrap_or(usize::MAX);
+        let end = first.saturating_add(sectors as usize);
+        self.sectors.get_mut(first..end).unwrap_or_default()
+    }
+
+    fn read_ended(&mut self, id: RequestId) {
+        if let Ok(at) = self.reads.binary_search_by_key(&id.0, |&(id, _)| id) {
+            self.reads[at].1 = true;
+        }
+        while self.reads.front().is_some_and(|&(_, ended)| ended) {
+            self.reads.pop_front();
+        }
+    }
+
+    fn write_ended(&mut self, id: RequestId, sector: u64, sectors: u32, well: bool, cache: CacheMode) {
+        let now = self.now;
+        let oldest_read = self.reads.front().map_or(NEVER, |&(id, _)| id);
+        let power_loss = self.power_loss;
+        let mut newly_dirty = Vec::new();
+        for (index, block) in self.range(sector, sectors).iter_mut().enumerate() {
+            let Some(own) = block.versions.iter_mut().find(|v| v.id == id.0) else { continue };
+            own.completed = now;
+            own.optional |= !well;
+            own.durable = well && !own.optional && cache == CacheMode::Writethrough;
+            let (hides, durable) = (!own.optional, own.durable);
+            if hides {
+                for v in &mut block.versions {
+                    if v.completed < id.0 {
+                        v.superseded = v.superseded.min(now);
+                    }
+                }
+            }
+            if power_loss {
+                if durable {
+                    block.forget_below(id.0, oldest_read);
+                } else if !block.dirty {
+                    block.dirty = true;
+                    newly_dirty.push(sector + index as u64);
+                }
+            } else if block.versions.len() > TIDY_ABOVE {
+                block.versions.retain(|v| v.superseded >= oldest_read);
+            }
+        }
+        self.dirty.append(&mut newly_dirty);
+    }
+
+    /// A flush that was submitted at `flush` went well: what had completed before it stays over a power loss.
+    fn flushed(&mut self, flush: RequestId) {
+        let oldest_read = self.reads.front().map_or(NEVER, |&(id, _)| id);
+        let sectors = &mut self.sectors;
+        self.dirty.retain(|&sector| {
+            let block = &mut sectors[usize::try_from(sector).expect("a sector of the device")];
+            let mut newest_durable = 0;
+            let mut still_dirty = false;
+            for v in &mut block.versions {
+                if v.completed < flush.0 {
+                    v.durable = true;
+                    if !v.optional {
+                        newest_durable = newest_durable.max(v.id);
+                    }
+                } else if v.completed != NEVER {
+                    still_dirty = true;
+                }
+            }
+            block.forget_below(newest_durable, oldest_read);
+            block.dirty = still_dirty;
+            still_dirty
+        });
+    }
+
+    /// A read that was judged good tells which write lies on top.
+    fn narrow(&mut self, id: RequestId, sector: u64, content: Content<'_>) {
+        let now = self.now;
+        let block = &mut self.sectors[usize::try_from(sector).expect("a sector of the device")];
+        let is_it = |v: &Version| match content {
+            Content::Zero => v.zero,
+            Content::Whole(version) => !v.zero && v.version == version,
+            Content::Mixed(_) | Content::Torn { .. } => false,
+        };
+        let mut candidates = block.versions.iter().filter(|v| v.superseded >= id.0 && is_it(v));
+        let (Some(top), None) = (candidates.next().map(|v| v.id), candidates.next()) else { return };
+        if let Some(moment) = block.lost_power.take()
+            && top <= moment
+        {
+            // What survived a power loss is on the medium, and what it hides or took does not come back.
+            for v in block.versions.iter_mut().filter(|v| v.id <= moment) {
+                v.durable = v.id == top;
+                v.gone = v.id != top;
+                v.superseded = if v.gone { v.superseded.min(now) } else { v.superseded };
+            }
+            return;
+        }
+        for v in &mut block.versions {
+            if v.id != top && v.completed < id.0 && !v.optional {
+                v.superseded = v.superseded.min(now);
+            }
+        }
+    }
+
+    /// Requests that are out never complete: their writes happened, or did not, or in part (`torn`).
+    fn cut_off(&mut self, torn: bool) {
+        let now = self.now;
+        for v in self.sectors.iter_mut().flat_map(|block| &mut block.versions) {
+            if v.completed == NEVER {
+                v.completed = now;
+                v.optional = true;
+                v.cut = torn;
+            }
+        }
+        self.reads.clear();
+    }
+
+    fn lose_power(&mut self) {
+        // A disk never tears a sector: its atomic unit is at least that.
+        self.cut_off(false);
+        let now = self.now;
+        for block in &mut self.sectors {
+            block.versions.retain(|v| !v.gone);
+            block.lost_power = Some(now);
+            block.dirty = false;
+            for v in &mut block.versions {
+                v.superseded = NEVER;
+            }
+        }
+        self.dirty.clear();
+    }
+}
+
+impl Sector {
+    /// Whether each byte is of a write that the read may see, one of them out while the read was, or cut off. Slow, and
+    /// rarely asked: a sector is torn inside of its words only where memory was stored to in odd pieces.
+    fn may_be_torn(&self, id: RequestId, disk: u16, sector: u64, bytes: &[u8]) -> bool {
+        let mut explained = vec![false; bytes.len()];
+        let mut partial = false;
+        let mut stamp = vec![0; bytes.len()];
+        for v in self.versions.iter().filter(|v| v.superseded >= id.0) {
+            if v.zero {
+                stamp.fill(0);
+            } else {
+                stamp::write(disk, sector, v.version, &mut stamp);
+            }
+            partial |= v.completed >= id.0 || v.cut;
+            for ((explained, stamp), byte) in explained.iter_mut().zip(&stamp).zip(bytes) {
+                *explained |= stamp == byte;
+            }
+        }
+        partial && explained.into_iter().all(|explained| explained)
+    }
+
+    /// Forgets what had completed before the durable write `id` was submitted, unless a read that is out since before
+    /// may still bring it.
+    fn forget_below(&mut self, id: u64, oldest_read: u64) {
+        self.versions.retain(|v| v.completed >= id || v.superseded >= oldest_read);
+        // Hidden by it and kept for such a read alone: no power loss brings it back. (What an earlier power loss may have
+        // left on top was not hidden by it.)
+        let completed = self.versions.iter().find(|v| v.id == id).map_or(0, |v| v.completed);
+        for v in self.versions.iter_mut().filter(|v| v.completed < id && v.superseded <= completed) {
+            v.gone = true;
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The checkers: pure observers that judge a run, one file each.
+//!
+//! Nothing here draws, schedules or touches memory: the guests, the front-ends, the operator and the memory of the
+//! world report what they saw as [`Observation`]s, and each checker counts how often it judged something. A checker
+//! that judged nothing over a whole sweep fails the sweep, since it then proves nothing. The first violation ends the
+//! run; it says what was expected, what was seen and when.
+//!
+//! | checker | judges |
+//! | --- | --- |
+//! | [`exactly_once`] | every request completes exactly once |
+//! | [`virtqueue`] | what the device leaves in the used ring and in the status byte |
+//! | [`reads`] | each block read is the last acknowledged write or one concurrent with the read |
+//! | [`durability`] | what a power loss may take away |
+//! | [`buffers`] | no access to a buffer after its completion or its region's removal |
+//! | [`leaks`] | no request, descriptor or tracked entry is left behind |
+//! | [`progress`] | after the faults stop, everything ends, in bounded time |
+//! | [`session`] | the back-end's answers to a front-end that keeps to the protocol |
+//! | [`state`] | every acknowledged configuration change is in force after a restart, no half of one |
+
+pub mod buffers;
+pub mod durability;
+pub mod exactly_once;
+pub mod history;
+pub mod leaks;
+pub mod observation;
+pub mod progress;
+pub mod reads;
+pub mod session;
+pub mod state;
+pub mod virtqueue;
+
+pub use observation::{CacheMode, Content, Kind, Observation, RequestId, Status};
+
+use crate::world::Agent;
+use runtime::Instant;
+use std::collections::BTreeMap;
+
+/// Names of the checkers, as reports and replay files spell them.
+pub const NAMES: [&str; 9] =
+    ["exactly_once", "virtqueue", "reads", "durability", "buffers", "leaks", "progress", "session", "state"];
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which checker found it, one of [`NAMES`] (or `stuck`, the scheduler's own verdict).
+    pub checker: &'static str,
+    /// When it was found.
+    pub at: Instant,
+    /// What was expected and what was seen.
+    pub text: String,
+}
+
+/// What one checker says of one observation.
+pub(crate) type Verdict = Result<(), String>;
+
+/// The checkers of one guest's device.
+#[derive(Debug)]
+pub struct DeviceCheckers {
+    once: exactly_once::ExactlyOnce,
+    virtqueue: virtqueue::Virtqueue,
+    history: history::History,
+    reads: reads::Reads,
+    durability: durability::Durability,
+    buffers: buffers::Buffers,
+    leaks: leaks::Leaks,
+    progress: progress::Progress,
+    session: session::Session,
+}
+
+impl DeviceCheckers {
+    /// Checkers of a device of `sectors` sectors of zeroes. `power_loss`: whether the power may be lost in this run;
+    /// `bound_ns`: how long a request may take once the world has healed.
+    #[must_use]
+    pub fn new(sectors: u64, power_loss: bool, bound_ns: u64) -> Self {
+        Self {
+            once: exactly_once::ExactlyOnce::default(),
+            virtqueue: virtqueue::Virtqueue::default(),
+            history: history::History::new(sectors, power_loss),
+            reads: reads::Reads::default(),
+            durability: durability::Durability::default(),
+            buffers: buffers::Buffers::default(),
+            leaks: leaks::Leaks::default(),
+            progress: progress::Progress::new(bound_ns),
+            session: session::Session::default(),
+        }
+    }
+
+    /// Judges one observation; the first checker that objects speaks.
+    ///
+    /// # Errors
+    /// The violation.
+    pub fn observe(&mut self, at: Instant, observation: &Observation<'_>) -> Result<(), Violation> {
+        let found = |checker| move |text| Violation { checker, at, text };
+        self.once.observe(observation).map_err(found("exactly_once"))?;
+        self.virtqueue.observe(observation).map_err(found("virtqueue"))?;
+        self.buffers.observe(observation).map_err(found("buffers"))?;
+        self.durability.observe(&self.history, observation).map_err(found("durability"))?;
+        self.reads.observe(&self.history, observation).map_err(found("reads"))?;
+        self.history.observe(observation);
+        self.leaks.observe(observation).map_err(found("leaks"))?;
+        self.session.observe(observation).map_err(found("session"))?;
+        self.progress.observe(at, observation).map_err(found("progress"))
+    }
+
+    /// Judges an access to guest memory: what the world asks before it lets the access happen.
+    ///
+    /// # Errors
+    /// What was broken.
+    pub fn access(&mut self, agent: Agent, address: u64, len: u64, store: bool) -> Result<(), String> {
+        self.buffers.observe(&Observation::Access { agent, address, len, store })
+    }
+
+    /// Adds how often each checker judged something.
+    pub fn count_into(&self, checks: &mut BTreeMap<&'static str, u64>) {
+        for (name, evaluations) in [
+            ("exactly_once", self.once.evaluations()),
+            ("virtqueue", self.virtqueue.evaluations()),
+            ("reads", self.reads.evaluations()),
+            ("buffers", self.buffers.evaluations()),
+            ("leaks", self.leaks.evaluations()),
+            ("progress", self.progress.evaluations()),
+            ("session", self.session.evaluations()),
+        ] {
+            *checks.entry(name).or_default() += evaluations;
+        }
+        // Where the power is never lost there is nothing to judge, and nothing is claimed.
+        if self.history.knows_power_loss() {
+            *checks.entry("durability").or_default() += self.durability.evaluations();
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Faults are data. Each kind has its opportunities, counted; a fault is a kind, the number of the opportunity at which
+//! it strikes, and a parameter. In a drawn run each opportunity draws whether it is taken, and what struck is written
+//! down; a replay executes such a list and draws nothing; shrinking deletes from it.
+//!
+//! Each kind draws from a stream of its own, so that a fault taken away does not move the others.
+
+use crate::rng::Rng;
+
+/// Defines the kinds with their names, as scenarios and replay files write them.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
+        /// A kind of fault.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum FaultKind {
+            $($(#[$doc])* $kind,)*
+        }
+
+        impl FaultKind {
+            /// All kinds.
+            pub const ALL: &[Self] = &[$(Self::$kind,)*];
+
+            /// The kind of this name.
+            #[must_use]
+            pub fn from_name(name: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|kind| kind.name() == name)
+            }
+
+            /// Its name in files.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$kind => $name,)*
+                }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// A life of the target ends at a crash point. Opportunity: a life. Parameter: crash points from its start.
+    Kill = "kill",
+    /// A machine loses its power. Opportunity: a life of the target. Parameter: nanoseconds from its start.
+    PowerLoss = "power-loss",
+    /// An operation of a disk takes long. Opportunity: an operation. Parameter: additional nanoseconds.
+    DiskSlow = "disk-slow",
+    /// An operation of a disk fails for this time. Opportunity: an operation. Parameter: unused.
+    DiskError = "disk-error",
+    /// An operation of a disk cannot be done right now (EAGAIN). Opportunity: an operation. Parameter: unused.
+    DiskAgain = "disk-again",
+    /// An operation of a disk does not end before the faults are over. Opportunity: an operation. Parameter: unused.
+    DiskStuck = "disk-stuck",
+    /// A transfer of a disk ends short. Opportunity: a transfer of more than a block. Parameter: blocks done.
+    DiskShort = "disk-short",
+    /// A range of a disk fails for ever from now on. Opportunity: an operation. Parameter: its first block.
+    DiskBadRange = "disk-bad-range",
+    /// What a dead process had submitted to a disk takes effect late. Opportunity: such an operation. Parameter:
+    /// nanoseconds after the death.
+    LateWrite = "late-write",
+    /// A small file's operation finds no space. Opportunity: an operation that needs some. Parameter: unused.
+    NoSpace = "no-space",
+    /// A small file's or a directory's sync, or a rename, fails. Opportunity: such a call. Parameter: unused.
+    FileError = "file-error",
+    /// The process has no handle left for a connection, which waits on. Opportunity: an accept. Parameter: unused.
+    NoHandles = "no-handles",
+    /// The process has no mapping left for memory that it was sent. Opportunity: a mapping. Parameter: unused.
+    NoMappings = "no-mappings",
+    /// The front-end's connection breaks. Opportunity: a request that a guest makes. Parameter: nanoseconds until it
+    /// connects again.
+    Disconnect = "disconnect",
+    /// The guest resets its device. Opportunity: a death of the target. Parameter: nanoseconds from the death.
+    GuestReset = "guest-reset",
+    /// The guest's driver starts anew. Opportunity: a request. Parameter: 0 at once, 1 when nothing is out.
+    DriverReload = "driver-reload",
+    /// The machine is paused and goes on, with a new inflight region. Opportunity: a request. Parameter: unused.
+    Pause = "pause",
+    /// A region of guest memory is unplugged under I/O. Opportunity: a request. Parameter: unused.
+    Unplug = "unplug",
+    /// The bdev changes its size. Opportunity: a request. Parameter: sectors added.
+    Resize = "resize",
+    /// The driver changes the write cache. Opportunity: a request. Parameter: the new setting.
+    CacheChange = "cache-change",
+    /// A guest does something malformed. Opportunity: a request. Parameter: which.
+    HostileGuest = "hostile-guest",
+    /// A front-end does something malformed. Opportunity: a message. Parameter: which.
+    HostileFrontEnd = "hostile-front-end",
+}
+
+/// One fault that struck or shall strike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Fault {
+    /// Its kind.
+    pub kind: FaultKind,
+    /// Which opportunity of that kind, from 0.
+    pub opportunity: u64,
+    /// Its parameter.
+    pub parameter: u64,
+}
+
+/// How often a kind strikes in a drawn run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rate {
+    /// Of 65536 opportunities, how many are taken.
+    pub of_65536: u32,
+    /// At most so many in a run.
+    pub most: u64,
+}
+
+struct Kind {
+    rng: Rng,
+    rate: Rate,
+    opportunities: u64,
+    struck: u64,
+}
+
+/// The faults of one run.
+pub struct Faults {
+    kinds: Vec<Kind>,
+    /// In a replay: what shall strike.
+    script: Option<Vec<Fault>>,
+    struck: Vec<Fault>,
+    healed: bool,
+}
+
+/// Numbers of the faults' streams begin here.
+const STREAM_FIRST: u64 = 1000;
+
+impl Faults {
+    fn new(seed: u64, rates: impl Fn(FaultKind) -> Rate, script: Option<Vec<Fault>>) -> Self {
+        let kinds = FaultKind::ALL
+            .iter()
+            .map(|kind| Kind {
+                rng: Rng::unnoted(seed, STREAM_FIRST + *kind as u64),
+                rate: rates(*kind),
+                opportunities: 0,
+                struck: 0,
+            })
+            .collect();
+        Self { kinds, script, struck: Vec::new(), healed: false }
+    }
+
+    /// Faults drawn at these rates.
+    pub fn drawn(seed: u64, rates: impl Fn(FaultKind) -> Rate) -> Self {
+        Self::new(seed, rates, None)
+    }
+
+    /// Exactly these faults.
+    #[must_use]
+    pub fn replayed(seed: u64, mut script: Vec<Fault>) -> Self {
+        script.sort_unstable();
+        Self::new(seed, |_| Rate::default(), Some(script))
+    }
+
+    /// No faults.
+    #[must_use]
+    pub fn none(seed: u64) -> Self {
+        Self::new(seed, |_| Rate::default(), None)
+    }
+
+    /// An opportunity of `kind` has come: whether a fault strikes, and with which parameter. `parameter` draws it.
+    pub fn strike(&mut self, kind: FaultKind, parameter: impl FnOnce(&mut Rng) -> u64) -> Option<u64> {
+        let state = &mut self.kinds[kind as usize];
+        let opportunity = state.opportunities;
+        state.opportunities += 1;
+        if self.healed {
+            return None;
+        }
+        let parameter = match &self.script {
+            Some(script) => {
+                let at = script
+                    .binary_search_by_key(&(kind, opportunity), |fault| (fault.kind, fault.opportunity));
+                script[at.ok()?].parameter
+            }
+            None => {
+                let Rate { of_65536, most } = state.rate;
+                if of_65536 == 0 || state.struck >= most || !state.rng.chance(of_65536, 65536) {
+                    return None;
+                }
+                parameter(&mut state.rng)
+            }
+        };
+        state.struck += 1;
+        for word in [kind as u64, opportunity, parameter] {
+            crate::rng::note(word);
+        }
+        self.struck.push(Fault { kind, opportunity, parameter });
+        Some(parameter)
+    }
+
+    /// No fault strikes from now on.
+    pub fn heal(&mut self) {
+        self.healed = true;
+    }
+
+    /// Whether the fault phase is over.
+    #[must_use]
+    pub fn is_healed(&self) -> bool {
+        self.healed
+    }
+
+    /// What struck, in order.
+    #[must_use]
+    pub fn struck(&self) -> &[Fault] {
+        &self.struck
+    }
+
+    /// How often a kind struck.
+    #[must_use]
+    pub fn count(&self, kind: FaultKind) -> u64 {
+        self.kinds[kind as usize].struck
+    }
+}

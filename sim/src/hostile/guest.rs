@@ -1,0 +1,419 @@
+//! A hostile guest: a driver that hands over good rings and then writes into them what no driver may.
+//!
+//! Each attack is one opportunity of the fault `hostile-guest`; its parameter seeds everything about it, so that a replay
+//! file's list holds the attacks themselves. After an attack the guest resets its device, starts a good driver and reads
+//! a few sectors: the device must serve it.
+
+use super::Blind;
+use crate::faults::FaultKind;
+use crate::guest::memory::RingAddresses;
+use crate::guest::vm::Shared;
+use crate::memory::SimWindow;
+use crate::rng::Rng;
+use crate::vmm::message::feature;
+use crate::vmm::{SharedVmm, Task};
+use crate::world::{self, Model, Step};
+use runtime::{Instant, Notifier, Window};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// How often the guest looks whether its front-end is through.
+const LOOK_NS: u64 = 20_000;
+/// Longest time that an attack is left to work.
+const WORK_NS_MAX: u64 = 150_000;
+/// Requests of a probe.
+const PROBE_REQUESTS: u64 = 4;
+/// Times that an attack that changes descriptors under the device's eyes changes them.
+const CHANGES: u32 = 40;
+/// Number of the stream that the guest draws from.
+const STREAM: u64 = 80_000;
+
+/// Flags of a descriptor (virtio 2.7.5).
+const NEXT: u16 = 1;
+const WRITE: u16 = 2;
+const INDIRECT: u16 = 4;
+
+/// The attacks; the number is drawn.
+const ATTACKS: [(&str, Attack); 27] = [
+    ("a head beyond the ring", |a| a.offer(a.size + a.any(60_000) as u16)),
+    ("a next beyond the ring", |a| {
+        a.desc(0, a.header(0, 0), 16, NEXT, a.size.saturating_add(a.any(9000) as u16));
+        a.offer(0);
+    }),
+    ("a chain that is a loop", |a| {
+        let last = a.any(u64::from(a.size)) as u16;
+        for at in 0..=last {
+            a.desc(
+                at,
+                a.header(0, 0),
+                16,
+                NEXT,
+                if at == last { a.any(u64::from(last) + 1) as u16 } else { at + 1 },
+            );
+        }
+        a.offer(0);
+    }),
+    ("an indirect table of odd length", |a| {
+        a.desc(0, a.table(), 1 + 16 * a.any(4) as u32 + a.any(15) as u32, INDIRECT, 0);
+        a.offer(0);
+    }),
+    ("an empty indirect table", |a| {
+        a.desc(0, a.table(), 0, INDIRECT, 0);
+        a.offer(0);
+    }),
+    ("an indirect table in an indirect table", |a| {
+        a.describe(a.table(), 0, a.table(), 64, INDIRECT, 0);
+        a.desc(0, a.table(), 64, INDIRECT, 0);
+        a.offer(0);
+    }),
+    ("an indirect descriptor with a next", |a| {
+        a.good_request_in_table();
+        a.desc(0, a.table(), 48, INDIRECT | NEXT, 1);
+        a.desc(1, a.data(), 1, WRITE, 0);
+        a.offer(0);
+    }),
+    ("an indirect table that the device should write", |a| {
+        a.good_request_in_table();
+        a.desc(0, a.table(), 48, INDIRECT | WRITE, 0);
+        a.offer(0);
+    }),
+    ("an indirect table outside of memory", |a| {
+        a.desc(0, a.nowhere(), 48, INDIRECT, 0);
+        a.offer(0);
+    }),
+    ("a huge indirect table", |a| {
+        a.desc(0, a.region_end() - 4096, 1 << 20, INDIRECT, 0);
+        a.offer(0);
+    }),
+    ("a loop in an indirect table", |a| {
+        for at in 0..4 {
+            a.describe(a.table(), at, a.header(0, 0), 16, NEXT, (at + 1) % 4);
+        }
+        a.desc(0, a.table(), 64, INDIRECT, 0);
+        a.offer(0);
+    }),
+    ("a buffer outside of memory", |a| a.request(0, 0, &[(a.nowhere(), 512, WRITE), (a.data(), 1, WRITE)])),
+    ("a buffer over the end of a region", |a| {
+        a.request(0, 0, &[(a.region_end() - 100, 512, WRITE), (a.data(), 1, WRITE)]);
+    }),
+    ("a buffer over the end of all addresses", |a| {
+        a.request(0, 0, &[(u64::MAX - 200, 512, WRITE), (a.data(), 1, WRITE)]);
+    }),
+    ("buffers of no length", |a| {
+        a.request(0, 0, &[(a.data(), 0, WRITE), (a.data(), 0, WRITE), (a.data(), 1, WRITE)]);
+    }),
+    ("buffers of all lengths", |a| {
+        a.request(0, 0, &[(a.data(), u32::MAX, WRITE), (a.data(), u32::MAX, WRITE), (a.data(), 1, WRITE)]);
+    }),
+    ("an available index far ahead", |a| {
+        a.set_avail_index(a.size.wrapping_mul(2).wrapping_add(a.any(9000) as u16))
+    }),
+    ("an available index that goes back", |a| {
+        a.set_avail_index(a.avail_index().wrapping_sub(1 + a.any(100) as u16))
+    }),
+    ("readable after writable", |a| {
+        a.desc(0, a.data(), 512, WRITE | NEXT, 1);
+        a.desc(1, a.header(0, 0), 16, NEXT, 2);
+        a.desc(2, a.data(), 1, WRITE, 0);
+        a.offer(0);
+    }),
+    ("no room for a status", |a| a.request(1, 0, &[(a.data(), 512, 0)])),
+    ("half a header", |a| {
+        a.desc(0, a.header(0, 0), a.any(16) as u32, NEXT, 1);
+        a.desc(1, a.data(), 1, WRITE, 0);
+        a.offer(0);
+    }),
+    ("a request of any type, place and length", |a| {
+        let kind = [0, 1, 4, 8, 10, 11, 13, 14, 15, 999][a.any(10) as usize];
+        let sector = [0, u64::MAX, u64::MAX / 512, 1 << 55, a.any(4096)][a.any(5) as usize];
+        let len = [1, 511, 513, 512, 4096, 20, 19][a.any(7) as usize];
+        let flags = if a.any(2) == 0 { 0 } else { WRITE };
+        a.fill(a.data(), 4096);
+        a.request(kind, sector, &[(a.data(), len, flags), (a.data() + 8192, 1, WRITE)]);
+    }),
+    ("ranges of any kind", |a| {
+        let kind = [11, 13][a.any(2) as usize];
+        a.fill(a.data(), 4096);
+        let len = [16, 15, 17, 0, 16 * 17, 16 * 256][a.any(6) as usize];
+        a.request(kind, 0, &[(a.data(), len, 0), (a.data() + 8192, 1, WRITE)]);
+    }),
+    ("the same head twice", |a| {
+        a.good_request();
+        a.offer(0);
+        a.offer(0);
+    }),
+    ("buffers that are the ring itself", |a| {
+        a.request(0, 0, &[(a.ring.used, 512, WRITE), (a.ring.desc, 512, WRITE), (a.ring.avail, 1, WRITE)]);
+    }),
+    ("a used ring full of something", |a| {
+        a.fill(a.ring.used, 4 + 8 * u64::from(a.size));
+        a.good_request();
+        a.offer(0);
+    }),
+    ("noise everywhere", |a| {
+        a.fill(a.ring.desc, 16 * u64::from(a.size));
+        a.fill(a.ring.avail, 4 + 2 * u64::from(a.size));
+    }),
+];
+
+type Attack = fn(&Hand);
+
+/// What an attack has its hands on.
+struct Hand {
+    memory: SimWindow,
+    base: u64,
+    ring: RingAddresses,
+    size: u16,
+    rng: std::cell::RefCell<Rng>,
+}
+
+impl Hand {
+    fn any(&self, bound: u64) -> u64 {
+        self.rng.borrow_mut().below(bound)
+    }
+
+    /// A place in the guest's memory beyond the rings, for a header, a table and data.
+    fn free_place(&self) -> u64 {
+        self.base + self.memory.len() - (64 << 10)
+    }
+
+    fn header(&self, kind: u32, sector: u64) -> u64 {
+        let at = self.free_place();
+        self.store_u32(at, kind);
+        self.store_u32(at + 4, 0);
+        self.store_u64(at + 8, sector);
+        at
+    }
+
+    fn table(&self) -> u64 {
+        self.free_place() + 4096
+    }
+
+    fn data(&self) -> u64 {
+        self.free_place() + 8192
+    }
+
+    fn nowhere(&self) -> u64 {
+        [0xdead_0000_0000, self.base + self.memory.len(), u64::MAX - 4096][self.any(3) as usize]
+    }
+
+    fn region_end(&self) -> u64 {
+        self.base + self.memory.len()
+    }
+
+    fn store_u16(&self, at: u64, value: u16) {
+        self.memory.store_u16(at - self.base, value, Relaxed);
+    }
+
+    fn store_u32(&self, at: u64, value: u32) {
+        self.memory.store_u32(at - self.base, value, Relaxed);
+    }
+
+    fn store_u64(&self, at: u64, value: u64) {
+        self.memory.store_u64(at - self.base, value, Relaxed);
+    }
+
+    /// Fills memory with drawn bytes, small numbers more often than large ones.
+    fn fill(&self, at: u64, len: u64) {
+        for offset in (0..len.min(16 << 10)).step_by(2) {
+            let word = self.any(1 << 16) as u16;
+            self.store_u16(at + offset, if self.any(3) == 0 { word } else { word & 0x1f });
+        }
+    }
+
+    fn describe(&self, table: u64, index: u16, address: u64, len: u32, flags: u16, next: u16) {
+        let at = table + 16 * u64::from(index);
+        self.store_u64(at, address);
+        self.store_u32(at + 8, len);
+        self.store_u16(at + 12, flags);
+        self.store_u16(at + 14, next);
+    }
+
+    fn desc(&self, index: u16, address: u64, len: u32, flags: u16, next: u16) {
+        self.describe(self.ring.desc, index % self.size, address, len, flags, next);
+    }
+
+    /// A request of a header and these pieces, offered.
+    fn request(&self, kind: u32, sector: u64, pieces: &[(u64, u32, u16)]) {
+        self.desc(0, self.header(kind, sector), 16, NEXT, 1);
+        for (at, &(address, len, flags)) in pieces.iter().enumerate() {
+            let last = at + 1 == pieces.len();
+            self.desc(at as u16 + 1, address, len, if last { flags } else { flags | NEXT }, at as u16 + 2);
+        }
+        self.offer(0);
+    }
+
+    fn good_request(&self) {
+        self.desc(0, self.header(0, 0), 16, NEXT, 1);
+        self.desc(1, self.data(), 512, WRITE | NEXT, 2);
+        self.desc(2, self.data() + 4096, 1, WRITE, 0);
+    }
+
+    fn good_request_in_table(&self) {
+        self.describe(self.table(), 0, self.header(0, 0), 16, NEXT, 1);
+        self.describe(self.table(), 1, self.data(), 512, WRITE | NEXT, 2);
+        self.describe(self.table(), 2, self.data() + 4096, 1, WRITE, 0);
+    }
+
+    fn avail_index(&self) -> u16 {
+        self.memory.load_u16(self.ring.avail + 2 - self.base, Relaxed)
+    }
+
+    fn set_avail_index(&self, index: u16) {
+        self.store_u16(self.ring.avail + 2, index);
+    }
+
+    /// Puts a head into the available ring.
+    fn offer(&self, head: u16) {
+        let index = self.avail_index();
+        self.store_u16(self.ring.avail + 4 + 2 * u64::from(index % self.size), head);
+        self.set_avail_index(index.wrapping_add(1));
+    }
+
+    /// Changes one field of the first descriptors, under the device's eyes.
+    fn change(&self) {
+        let at = self.ring.desc + 16 * self.any(4);
+        match self.any(4) {
+            0 => self.store_u64(at, if self.any(2) == 0 { self.data() } else { self.nowhere() }),
+            1 => self.store_u32(at + 8, self.any(1 << 13) as u32),
+            2 => self.store_u16(at + 12, self.any(8) as u16),
+            _ => self.store_u16(at + 14, self.any(u64::from(self.size) + 2) as u16),
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Waiting for the rings to be handed over.
+    Starting,
+    /// Changing descriptors while the device works; how often still.
+    Changing(u32),
+    /// The attack works until then.
+    Waiting(Instant),
+    /// Waiting for the probe's requests.
+    Probing,
+}
+
+/// The hostile guest.
+pub struct HostileGuest {
+    vm: Shared,
+    vmm: SharedVmm<Blind>,
+    rng: Rng,
+    attacks: u64,
+    state: State,
+    hand: Option<Hand>,
+    through: Rc<Cell<bool>>,
+}
+
+impl HostileGuest {
+    /// A hostile guest in the world that makes this many attacks; the flag says when it is through.
+    pub fn build(vm: Shared, vmm: SharedVmm<Blind>, attacks: u64, seed: u64) -> Rc<Cell<bool>> {
+        let through = Rc::new(Cell::new(false));
+        let guest = Self {
+            vm,
+            vmm,
+            rng: Rng::new(seed, STREAM),
+            attacks,
+            state: State::Starting,
+            hand: None,
+            through: Rc::clone(&through),
+        };
+        guest.start();
+        world::with(|world| world.add_model(Box::new(guest), true));
+        through
+    }
+
+    fn start(&self) {
+        let queues = self.vm.borrow().queues.len() as u16;
+        let features = feature::VERSION_1
+            | feature::INDIRECT
+            | feature::FLUSH
+            | feature::DISCARD
+            | feature::WRITE_ZEROES;
+        self.vmm.borrow_mut().ask(Task::Start { queues, features });
+    }
+
+    /// Makes an attack, if one is to be made at this opportunity.
+    fn attack(&mut self, now: Instant) {
+        let Some(seed) = world::with(|world| world.faults().strike(FaultKind::HostileGuest, Rng::word))
+        else {
+            self.probe();
+            return;
+        };
+        let mut rng = Rng::new(seed, 0);
+        let (name, attack) = ATTACKS[rng.below(ATTACKS.len() as u64) as usize];
+        let changes = rng.chance(1, 3);
+        let vm = self.vm.borrow();
+        let queue = rng.below(vm.queues.len() as u64) as usize;
+        let Some(ring) = vm.queues[queue].ring() else { return };
+        let backing = vm.backings[0];
+        let hand = Hand {
+            memory: backing.window,
+            base: backing.address,
+            ring: ring.addresses(),
+            size: ring.size(),
+            rng: rng.into(),
+        };
+        let number = vm.number;
+        world::with(|world| world.tell(|| format!("guest {number}, hostile: {name}, queue {queue}")));
+        attack(&hand);
+        vm.queues[queue].bells().0.ring();
+        drop(vm);
+        self.hand = Some(hand);
+        let end = Instant(now.0 + self.rng.below(WORK_NS_MAX));
+        self.state = if changes { State::Changing(CHANGES) } else { State::Waiting(end) };
+    }
+
+    /// Starts a good driver and lets it read a little.
+    fn probe(&mut self) {
+        self.hand = None;
+        self.vmm.borrow_mut().ask(Task::Reset);
+        self.start();
+        self.vm.borrow_mut().device.allow(PROBE_REQUESTS);
+        self.state = State::Probing;
+    }
+}
+
+impl Model for HostileGuest {
+    fn step(&mut self) -> Step {
+        let now = world::with(|world| world.now());
+        let look = Step::Idle { until: Some(Instant(now.0 + LOOK_NS)) };
+        match self.state {
+            State::Starting if self.vmm.borrow().is_settled() && self.vmm.borrow().is_running() => {
+                if self.attacks == 0 {
+                    self.through.set(true);
+                    return Step::Done;
+                }
+                self.attacks -= 1;
+                self.attack(now);
+                Step::Worked
+            }
+            State::Starting => look,
+            State::Changing(0) => {
+                self.state = State::Waiting(Instant(now.0 + self.rng.below(WORK_NS_MAX)));
+                Step::Worked
+            }
+            State::Changing(left) => {
+                if let Some(hand) = &self.hand {
+                    hand.change();
+                }
+                self.state = State::Changing(left - 1);
+                Step::Worked
+            }
+            State::Waiting(end) if now < end => Step::Idle { until: Some(end) },
+            State::Waiting(_) => {
+                self.probe();
+                Step::Worked
+            }
+            State::Probing => {
+                let vm = self.vm.borrow();
+                if !vm.device.has_load() && vm.outstanding() == 0 && self.vmm.borrow().is_settled() {
+                    self.state = State::Starting;
+                    return Step::Worked;
+                }
+                look
+            }
+        }
+    }
+}

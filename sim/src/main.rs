@@ -1,0 +1,275 @@
+//! `reprise-sim`: runs seeded failure scenarios of the target, and replays those that failed.
+
+use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use sim::catalog::{self, Named};
+use sim::import;
+use sim::replay::Replay;
+use sim::report::{self, Outcome};
+use sim::run;
+use sim::scenario::Refused;
+use sim::sweep::{Ended, sweep};
+use sim::world::Detail;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Everything held.
+const HELD: u8 = 0;
+/// A checker failed; a replay file was written.
+const FAILED: u8 = 1;
+/// The input was bad.
+const BAD_INPUT: u8 = 2;
+
+#[derive(Parser)]
+#[command(
+    name = "reprise-sim",
+    version,
+    about = "Runs the Reprise target in a deterministic world drawn from a seed."
+)]
+#[command(
+    after_help = "Exit codes: 0 all held, 1 a checker failed (a replay file was written), 2 the input was bad."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the scenarios that are built in.
+    List {
+        /// One JSON object a scenario.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run one seed of a scenario and print a verdict.
+    Run {
+        /// A listed name, or the path of a scenario file.
+        scenario: String,
+        /// The seed: the same seed is the same run.
+        #[arg(long)]
+        seed: u64,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+        /// Print every event, message and request.
+        #[arg(long)]
+        log: bool,
+    },
+    /// Run many seeds of the scenarios named, or of all.
+    Sweep {
+        /// Listed names or paths; none: all that are listed.
+        scenarios: Vec<String>,
+        /// Seeds of each scenario.
+        #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+        seeds: u64,
+        /// The first seed.
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        from: u64,
+        /// Worlds at once; one a processor unless said.
+        #[arg(long, value_name = "N")]
+        jobs: Option<usize>,
+        /// Print one JSON object a run.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what a target's flight recorders kept as the log of a run.
+    Import {
+        /// recorder-CORE of a state directory, or recorder-CORE.previous of the life before; one for each core.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// One JSON object an event.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run what a replay file holds.
+    Replay {
+        /// The file that a failed run wrote.
+        file: PathBuf,
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+        /// Print every event, message and request.
+        #[arg(long)]
+        log: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let code = match Cli::parse().command {
+        Command::List { json } => list(json),
+        Command::Run { scenario, seed, json, log } => run_one(&scenario, seed, json, log),
+        Command::Sweep { scenarios, seeds, from, jobs, json } => {
+            run_many(&scenarios, seeds, from, jobs, json)
+        }
+        Command::Import { files, json } => import_recordings(&files, json),
+        Command::Replay { file, json, log } => replay(&file, json, log),
+    };
+    ExitCode::from(code.unwrap_or_else(|Refused(why)| {
+        eprintln!("reprise-sim: {why}");
+        BAD_INPUT
+    }))
+}
+
+/// Prints; a reader that has gone away (`| head`) is no error.
+fn print(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+fn import_recordings(files: &[PathBuf], json: bool) -> Result<u8, Refused> {
+    let read = |file: &PathBuf| {
+        let name = file.display().to_string();
+        match std::fs::read(file) {
+            Ok(bytes) => Ok((name, bytes)),
+            Err(error) => Err(Refused(format!("{name}: cannot be read: {error}"))),
+        }
+    };
+    let recordings = files.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+    for line in import::log_of(&recordings)? {
+        print(&if json {
+            format!("{}\n", report::line_json(&line))
+        } else {
+            format!("{}\n", report::line(&line))
+        });
+    }
+    Ok(HELD)
+}
+
+fn list(json: bool) -> Result<u8, Refused> {
+    for Named { name, group, scenario, .. } in catalog::all()? {
+        if json {
+            let entry = serde_json::json!({
+                "scenario": name, "group": group, "title": scenario.title, "about": scenario.about,
+            });
+            print(&format!("{entry}\n"));
+        } else {
+            print(&format!("{group:6} {name:28} {}\n", scenario.title));
+        }
+    }
+    Ok(HELD)
+}
+
+fn detail(json: bool, log: bool) -> Detail {
+    match (json, log) {
+        (_, true) => Detail::Everything,
+        (true, false) => Detail::Nothing,
+        (false, false) => Detail::Headlines,
+    }
+}
+
+/// Runs with the time that it took.
+#[expect(clippy::disallowed_methods, reason = "times a run; no clock reaches the world")]
+fn timed(act: impl FnOnce() -> Outcome) -> (Outcome, u64) {
+    let begun = std::time::Instant::now();
+    let outcome = act();
+    (outcome, begun.elapsed().as_nanos() as u64)
+}
+
+/// Prints what a run came to, and its exit code.
+fn tell(
+    name: &str,
+    about: &str,
+    seed: u64,
+    (outcome, wall_ns): &(Outcome, u64),
+    json: bool,
+    log: bool,
+) -> u8 {
+    if json {
+        if log {
+            for line in &outcome.log {
+                print(&format!("{}\n", report::line_json(line)));
+            }
+        }
+        print(&format!("{}\n", outcome.to_json(name, seed, *wall_ns)));
+    } else {
+        print(&outcome.verdict(name, about, seed, *wall_ns));
+    }
+    if outcome.passed() { HELD } else { FAILED }
+}
+
+fn run_one(scenario: &str, seed: u64, json: bool, log: bool) -> Result<u8, Refused> {
+    let Named { name, text, scenario, .. } = catalog::find(scenario)?;
+    let result = timed(|| run::run(&scenario, seed, None, detail(json, log)));
+    let code = tell(&name, &scenario.title, seed, &result, json, log);
+    if !result.0.passed() {
+        keep(&name, &text, seed, &result.0)?;
+    }
+    Ok(code)
+}
+
+/// Writes the replay file of a failed run beside the caller, and says how to use it.
+fn keep(name: &str, text: &str, seed: u64, outcome: &Outcome) -> Result<(), Refused> {
+    let file = format!("{name}-{seed}.replay.toml");
+    let replay = Replay::of(name, text, seed, outcome).write();
+    std::fs::write(&file, replay).map_err(|error| Refused(format!("{file}: cannot be written: {error}")))?;
+    eprintln!("replay file: {file}\nreplay with: reprise-sim replay {file}");
+    Ok(())
+}
+
+fn run_many(names: &[String], seeds: u64, from: u64, jobs: Option<usize>, json: bool) -> Result<u8, Refused> {
+    let scenarios: Vec<Named> = if names.is_empty() {
+        catalog::all()?
+    } else {
+        names.iter().map(|name| catalog::find(name)).collect::<Result<_, _>>()?
+    };
+    if from.checked_add(seeds).is_none() {
+        return Err(Refused(format!("--from {from} --seeds {seeds}: the last seed is beyond 2^64")));
+    }
+    let jobs = jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let bar = ProgressBar::new(seeds * scenarios.len() as u64);
+    bar.set_style(
+        ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {per_sec}, {elapsed} {msg}")
+            .expect("a good template"),
+    );
+    let mut kept = Ok(());
+    let (totals, wall) = sweep(&scenarios, from, seeds, jobs, |ended: &Ended<'_>| {
+        let Ended { named, seed, outcome, wall } = ended;
+        if json {
+            print(&format!("{}\n", outcome.to_json(&named.name, *seed, wall.as_nanos() as u64)));
+        }
+        if let Some(failure) = &outcome.failure {
+            bar.suspend(|| {
+                eprintln!("{} seed {seed}: {}: {}", named.name, failure.checker, failure.what);
+                if kept.is_ok() {
+                    kept = keep(&named.name, &named.text, *seed, outcome);
+                }
+            });
+        }
+        bar.inc(1);
+    });
+    bar.finish_and_clear();
+    kept?;
+    let idle = totals.idle(&scenarios);
+    for what in &idle {
+        eprintln!("the sweep tested too little: {what}");
+    }
+    let verdict = match (totals.failed, idle.is_empty()) {
+        (0, true) => "verdict: all held".to_owned(),
+        (0, false) => "verdict: FAIL, something was never tested".to_owned(),
+        (failed, _) => format!("verdict: FAIL, {failed} seeds failed"),
+    };
+    let line = totals.line(wall, &verdict);
+    if json {
+        eprintln!("{line}");
+    } else {
+        print(&format!("{line}\n"));
+    }
+    Ok(if totals.failed == 0 && idle.is_empty() { HELD } else { FAILED })
+}
+
+fn replay(file: &std::path::Path, json: bool, log: bool) -> Result<u8, Refused> {
+    let name = file.display().to_string();
+    let text =
+        std::fs::read_to_string(file).map_err(|error| Refused(format!("{name}: cannot be read: {error}")))?;
+    let replay = Replay::read(&name, &text)?;
+    let (scenario, faults) = replay.parts(&name)?;
+    let result = timed(|| run::run(&scenario, replay.seed, Some(&faults), detail(json, log)));
+    let code = tell(&replay.scenario, &scenario.title, replay.seed, &result, json, log);
+    if format!("{:032x}", result.0.trace) == replay.trace {
+        eprintln!("the trace is that of the recorded run");
+    } else if !replay.trace.is_empty() {
+        eprintln!("the trace differs from the recorded run's: the code or the file has changed since");
+    }
+    Ok(code)
+}

@@ -1,0 +1,550 @@
+//! Simulated shared memory: objects (what a memfd is), mappings of them, and the processors that look at them.
+//!
+//! Fault model. Stores of a processor wait in its store buffer, in order, and reach memory at drawn moments; its own
+//! loads see them, nobody else's do; a full fence, an atomic operation, a notifier's ring and a socket's send drain it:
+//! what x86-64 promises (total store order) and nothing more. Between any two accesses of the target another actor may
+//! take a step. A process may die before any of its stores; what stood in its store buffer then lands. A bulk store
+//! that a death cuts off leaves any drawn subset of its aligned 8-byte words written. A mapping that was dropped is
+//! gone: touching it is reported.
+//!
+//! Never: a store torn below its own size, a store lost while its process lives, stores of one processor reordered.
+
+use crate::faults::FaultKind;
+use crate::scheduler::Event;
+use crate::trace::Record;
+use crate::world::{self, Actor, World};
+use runtime::{Access, ErrorKind, Instant, Memory, Result, Window};
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+/// Most stores that wait in one processor's buffer (x86 processors have 56 to 72; fewer makes them land more often).
+const STORE_BUFFER: usize = 12;
+
+/// Longest time that a store waits after its processor's step has ended, in nanoseconds.
+const DRAIN_NS_MAX: u64 = 1000;
+
+/// A piece of memory that exists as long as the world.
+pub(crate) struct Object {
+    pub(crate) bytes: Vec<u8>,
+    /// Which guest watches accesses, and the guest-physical address of the first byte.
+    watched: Option<(u32, u64)>,
+}
+
+/// A view of an object.
+struct Mapping {
+    object: u32,
+    start: u64,
+    /// The process that made it; `None` for guests and front-ends.
+    process: Option<u32>,
+    live: bool,
+    writable: bool,
+    /// The memory below it went away under an access: it reads as zeroes and swallows stores from then on.
+    lost: bool,
+}
+
+struct Buffered {
+    object: u32,
+    len: u8,
+    offset: u64,
+    value: u64,
+}
+
+/// One processor's store buffer.
+#[derive(Default)]
+struct Processor {
+    buffer: VecDeque<Buffered>,
+    /// A moment is set at which what is in the buffer then reaches memory.
+    drains: bool,
+}
+
+/// A processor: a core of a process, or a virtual one of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessorId(pub u32);
+
+/// All memory of a world.
+#[derive(Default)]
+pub(crate) struct MemoryMap {
+    objects: Vec<Object>,
+    mappings: Vec<Mapping>,
+    processors: Vec<Processor>,
+    /// Accesses until the next buffered store lands by itself.
+    until_drain: u32,
+}
+
+impl MemoryMap {
+    pub(crate) fn object(&mut self, len: u64) -> u32 {
+        let bytes = vec![0; usize::try_from(len).expect("simulated memory fits into memory")];
+        self.objects.push(Object { bytes, watched: None });
+        self.objects.len() as u32 - 1
+    }
+
+    pub(crate) fn object_len(&self, object: u32) -> u64 {
+        self.objects[object as usize].bytes.len() as u64
+    }
+
+    pub(crate) fn bytes_mut(&mut self, object: u32) -> &mut Vec<u8> {
+        &mut self.objects[object as usize].bytes
+    }
+
+    pub(crate) fn bytes(&self, object: u32) -> &[u8] {
+        &self.objects[object as usize].bytes
+    }
+
+    pub(crate) fn watch(&mut self, object: u32, guest: u32, address: u64) {
+        self.objects[object as usize].watched = Some((guest, address));
+    }
+
+    /// Who watches a range of an object, and the address that it has there.
+    pub(crate) fn watcher(&self, object: u32, offset: u64) -> Option<(u32, u64)> {
+        self.objects[object as usize].watched.map(|(guest, address)| (guest, address + offset))
+    }
+
+    pub(crate) fn map(&mut self, object: u32, start: u64, len: u64, process: Option<u32>) -> SimWindow {
+        self.mappings.push(Mapping { object, start, process, live: true, writable: true, lost: false });
+        SimWindow { mapping: self.mappings.len() as u32 - 1, start: 0, len }
+    }
+
+    fn unmap(&mut self, mapping: u32) {
+        self.mappings[mapping as usize].live = false;
+    }
+
+    /// Drops every mapping of a process that died.
+    pub(crate) fn unmap_process(&mut self, process: u32) {
+        for mapping in &mut self.mappings {
+            mapping.live &= mapping.process != Some(process);
+        }
+    }
+
+    /// Whether the mapping of a window was dropped by a process that lives on (and not ended with its process).
+    pub(crate) fn is_unmapped(&self, mapping: u32) -> bool {
+        !self.mappings[mapping as usize].live
+    }
+
+    /// The object below a window and where it begins there.
+    pub(crate) fn place(&self, window: &SimWindow) -> (u32, u64) {
+        let mapping = &self.mappings[window.mapping as usize];
+        (mapping.object, mapping.start + window.start)
+    }
+
+    pub(crate) fn processor(&mut self) -> ProcessorId {
+        self.processors.push(Processor::default());
+        ProcessorId(self.processors.len() as u32 - 1)
+    }
+}
+
+/// A word of `len` bytes at an offset of an object, as memory has it.
+fn word_at(bytes: &[u8], offset: u64, len: u8) -> u64 {
+    let at = offset as usize;
+    let mut word = [0; 8];
+    word[..usize::from(len)].copy_from_slice(&bytes[at..at + usize::from(len)]);
+    u64::from_le_bytes(word)
+}
+
+impl World {
+    /// The oldest buffered store of a processor reaches memory.
+    fn land_one(&mut self, processor: ProcessorId) -> bool {
+        let Some(store) = self.memory.processors[processor.0 as usize].buffer.pop_front() else {
+            return false;
+        };
+        self.land(&store);
+        true
+    }
+
+    fn land(&mut self, store: &Buffered) {
+        let (at, len) = (store.offset as usize, usize::from(store.len));
+        // The owner may have shrunk the memory since the store was made.
+        let Some(target) = self.memory.objects[store.object as usize].bytes.get_mut(at..at + len) else {
+            return;
+        };
+        let value = store.value.to_le_bytes();
+        // A value stored again is nothing new to anybody: cores that poll do not look again for it.
+        let is_new = *target != value[..len];
+        target.copy_from_slice(&value[..len]);
+        if is_new {
+            self.changed();
+        }
+        self.trace.add(Record::Store, u64::from(store.object) << 40 | store.offset, store.value);
+    }
+
+    /// Everything that a processor has stored reaches memory.
+    pub(crate) fn drain(&mut self, processor: ProcessorId) {
+        while self.land_one(processor) {}
+    }
+
+    /// Everything that any processor has stored reaches memory.
+    pub(crate) fn drain_all(&mut self) {
+        for processor in 0..self.memory.processors.len() as u32 {
+            self.drain(ProcessorId(processor));
+        }
+    }
+
+    /// At the end of a step: what a processor has stored reaches memory now or, as drawn, a moment later.
+    pub(crate) fn settle(&mut self, processor: ProcessorId) {
+        let state = &self.memory.processors[processor.0 as usize];
+        if state.buffer.is_empty() {
+            return;
+        }
+        if state.drains || self.streams.schedule.chance(3, 4) {
+            self.drain(processor);
+            return;
+        }
+        self.memory.processors[processor.0 as usize].drains = true;
+        let at = Instant(self.now.0 + 1 + self.streams.schedule.below(DRAIN_NS_MAX));
+        self.schedule(at, Event::Drain(processor.0));
+    }
+
+    /// The moment set by [`World::settle`] has come.
+    pub(crate) fn drain_event(&mut self, processor: u32) {
+        self.memory.processors[processor as usize].drains = false;
+        self.drain(ProcessorId(processor));
+    }
+
+    /// Everything that the acting processor has stored reaches memory.
+    pub(crate) fn drain_acting(&mut self) {
+        if let Some(processor) = self.processor {
+            self.drain(processor);
+        }
+    }
+
+    /// Begins an access of the acting processor to `len` bytes of a window: the place in its object, or `None` where
+    /// the access leads nowhere (the process is dead, or the mapping gone).
+    fn begin(&mut self, window: &SimWindow, offset: u64, len: u64, store: bool) -> Option<(u32, u64)> {
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= window.len),
+            "an access to {len} bytes at {offset} of a window of {}",
+            window.len
+        );
+        if self.is_fenced() {
+            return None;
+        }
+        let mapping = &self.memory.mappings[window.mapping as usize];
+        let (object, at) = (mapping.object, mapping.start + window.start + offset);
+        if !mapping.live || mapping.lost || (store && !mapping.writable) {
+            self.refuse(window.mapping, at, len, store);
+            return None;
+        }
+        if at + len > self.memory.object_len(object) {
+            // The owner shrank the memory below: a host puts zeroes in place of the whole mapping.
+            self.memory.mappings[window.mapping as usize].lost = true;
+            return None;
+        }
+        if matches!(self.actor, Actor::Core(_))
+            && let Some((guest, address)) = self.memory.objects[object as usize].watched
+            && let Err(what) = world::observe(guest, world::Agent::Target, address + at, len, store)
+        {
+            self.fail("buffers", what);
+        }
+        if self.memory.until_drain == 0 {
+            if let Some(processor) = self.processor {
+                self.land_one(processor);
+            }
+            self.memory.until_drain = self.draw_small(24);
+        } else {
+            self.memory.until_drain -= 1;
+        }
+        Some((object, at))
+    }
+
+    /// An access that leads nowhere: reported, unless it only found memory that went away.
+    #[cold]
+    fn refuse(&mut self, mapping: u32, at: u64, len: u64, store: bool) {
+        let Mapping { object, live, writable, .. } = self.memory.mappings[mapping as usize];
+        let what = if store { "a store to" } else { "a load of" };
+        if !live {
+            self.fail(
+                "memory",
+                format!("{what} {len} bytes at {at:#x} of object {object}, which was unmapped before"),
+            );
+        } else if store && !writable {
+            self.fail(
+                "memory",
+                format!(
+                    "{what} {len} bytes at {at:#x} of object {object}, which was mapped for reading only"
+                ),
+            );
+        }
+    }
+
+    fn load(&mut self, window: &SimWindow, offset: u64, len: u8) -> u64 {
+        let Some((object, at)) = self.begin(window, offset, u64::from(len), false) else { return 0 };
+        assert!(
+            at.is_multiple_of(u64::from(len)),
+            "a load of {len} bytes at {at:#x}, which is not aligned to it"
+        );
+        let memory = &self.memory;
+        let mut value = word_at(&memory.objects[object as usize].bytes, at, len);
+        let Some(processor) = self.processor else { return value };
+        for store in &memory.processors[processor.0 as usize].buffer {
+            if store.object == object
+                && store.offset < at + u64::from(len)
+                && at < store.offset + u64::from(store.len)
+            {
+                if store.offset == at && store.len >= len {
+                    let mask = if len == 8 { u64::MAX } else { (1 << (8 * len)) - 1 };
+                    value = store.value & mask;
+                } else {
+                    value = overlay(value, at, len, store);
+                }
+            }
+        }
+        value
+    }
+
+    fn store(&mut self, window: &SimWindow, offset: u64, len: u8, value: u64) {
+        self.crash_point();
+        let Some((object, offset)) = self.begin(window, offset, u64::from(len), true) else { return };
+        assert!(
+            offset.is_multiple_of(u64::from(len)),
+            "a store of {len} bytes at {offset:#x}, which is not aligned to it"
+        );
+        let store = Buffered { object, len, offset, value };
+        match self.processor {
+            Some(processor) if self.store_buffers => {
+                let buffer = &mut self.memory.processors[processor.0 as usize].buffer;
+                buffer.push_back(store);
+                if buffer.len() > STORE_BUFFER {
+                    self.land_one(processor);
+                }
+            }
+            _ => self.land(&store),
+        }
+    }
+
+    /// A bulk store: earlier stores land, then these bytes. A death in the middle leaves a drawn subset of the aligned
+    /// words.
+    fn bulk(&mut self, window: &SimWindow, offset: u64, bytes: &[u8]) {
+        if self.dies_here() {
+            self.drain_acting();
+            if let Some((object, at)) = self.begin(window, offset, bytes.len() as u64, true) {
+                self.tear(object, at, bytes);
+            }
+            self.die();
+        }
+        self.drain_acting();
+        let Some((object, at)) = self.begin(window, offset, bytes.len() as u64, true) else { return };
+        self.memory.objects[object as usize].bytes[at as usize..at as usize + bytes.len()]
+            .copy_from_slice(bytes);
+        self.changed();
+        self.trace.add(Record::Bulk, u64::from(object) << 40 | at, bytes.len() as u64);
+        self.trace.bytes(bytes);
+    }
+
+    /// Writes a drawn subset of the aligned 8-byte words of a bulk store.
+    pub(crate) fn tear(&mut self, object: u32, at: u64, bytes: &[u8]) {
+        let mut done = 0;
+        let mut word = 0;
+        let mut left = 0;
+        while done < bytes.len() {
+            if left == 0 {
+                (word, left) = (self.draw_fault_word(), 64);
+            }
+            let here = (8 - (at as usize + done) % 8).min(bytes.len() - done);
+            if word & 1 == 1 {
+                let to = at as usize + done;
+                self.memory.objects[object as usize].bytes[to..to + here]
+                    .copy_from_slice(&bytes[done..done + here]);
+            }
+            (word, left) = (word >> 1, left - 1);
+            done += here;
+        }
+        self.trace.add(Record::Bulk, u64::from(object) << 40 | at, bytes.len() as u64);
+    }
+}
+
+/// The bytes of a buffered store laid over those of memory.
+#[cold]
+fn overlay(value: u64, at: u64, len: u8, store: &Buffered) -> u64 {
+    let mut bytes = value.to_le_bytes();
+    for (index, byte) in store.value.to_le_bytes()[..usize::from(store.len)].iter().enumerate() {
+        let place = store.offset + index as u64;
+        if place >= at && place < at + u64::from(len) {
+            bytes[(place - at) as usize] = *byte;
+        }
+    }
+    u64::from_le_bytes(bytes)
+}
+
+/// A range of a mapping.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SimWindow {
+    pub(crate) mapping: u32,
+    start: u64,
+    len: u64,
+}
+
+macro_rules! typed {
+    ($load:ident, $store:ident, $type:ty, $len:literal) => {
+        #[inline]
+        fn $load(&self, offset: u64, _: Ordering) -> $type {
+            world::interleave();
+            world::with(|world| world.load(self, offset, $len)) as $type
+        }
+        #[inline]
+        fn $store(&self, offset: u64, value: $type, _: Ordering) {
+            world::interleave();
+            world::with(|world| world.store(self, offset, $len, u64::from(value)));
+        }
+    };
+}
+
+impl Window for SimWindow {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn slice(&self, offset: u64, len: u64) -> Option<Self> {
+        let end = offset.checked_add(len)?;
+        (end <= self.len).then(|| Self { mapping: self.mapping, start: self.start + offset, len })
+    }
+
+    fn is_aligned(&self, alignment: u64) -> bool {
+        world::with(|world| world.memory.place(self).1).is_multiple_of(alignment)
+    }
+
+    typed!(load_u8, store_u8, u8, 1);
+    typed!(load_u16, store_u16, u16, 2);
+    typed!(load_u32, store_u32, u32, 4);
+    typed!(load_u64, store_u64, u64, 8);
+
+    fn fetch_or_u8(&self, offset: u64, bits: u8) -> u8 {
+        world::interleave();
+        world::with(|world| {
+            world.crash_point();
+            world.drain_acting();
+            let before = world.load(self, offset, 1) as u8;
+            if let Some((object, at)) = world.begin(self, offset, 1, true) {
+                world.land(&Buffered { object, len: 1, offset: at, value: u64::from(before | bits) });
+            }
+            before
+        })
+    }
+
+    fn read(&self, offset: u64, into: &mut [u8]) {
+        world::interleave();
+        world::with(|world| {
+            let Some((object, at)) = world.begin(self, offset, into.len() as u64, false) else {
+                into.fill(0);
+                return;
+            };
+            let memory = &world.memory;
+            into.copy_from_slice(
+                &memory.objects[object as usize].bytes[at as usize..at as usize + into.len()],
+            );
+            let Some(processor) = world.processor else { return };
+            for store in &memory.processors[processor.0 as usize].buffer {
+                if store.object != object {
+                    continue;
+                }
+                for (index, byte) in store.value.to_le_bytes()[..usize::from(store.len)].iter().enumerate() {
+                    if let Some(place) = (store.offset + index as u64).checked_sub(at)
+                        && let Some(target) = into.get_mut(place as usize)
+                    {
+                        *target = *byte;
+                    }
+                }
+            }
+        });
+    }
+
+    fn write(&self, offset: u64, bytes: &[u8]) {
+        world::interleave();
+        world::with(|world| world.bulk(self, offset, bytes));
+    }
+
+    fn fill(&self, offset: u64, len: u64, byte: u8) {
+        world::interleave();
+        world::with(|world| {
+            let mut bytes = std::mem::take(&mut world.scratch);
+            bytes.clear();
+            bytes.resize(len as usize, byte);
+            world.bulk(self, offset, &bytes);
+            world.scratch = bytes;
+        });
+    }
+
+    fn copy_from(&self, offset: u64, source: &Self, source_offset: u64, len: u64) {
+        world::interleave();
+        world::with(|world| {
+            world.drain_acting();
+            let mut bytes = std::mem::take(&mut world.scratch);
+            bytes.clear();
+            match world.begin(source, source_offset, len, false) {
+                Some((object, at)) => {
+                    bytes.extend_from_slice(
+                        &world.memory.objects[object as usize].bytes[at as usize..(at + len) as usize],
+                    );
+                }
+                None => bytes.resize(len as usize, 0),
+            }
+            world.bulk(self, offset, &bytes);
+            world.scratch = bytes;
+        });
+    }
+
+    fn fence(order: Ordering) {
+        // Acquire and Release cost nothing on x86: loads stay in order, and so do stores.
+        if order == Ordering::SeqCst {
+            world::with(World::drain_acting);
+        }
+    }
+}
+
+/// A mapping that a process holds.
+#[derive(Debug)]
+pub struct SimMemory {
+    window: SimWindow,
+}
+
+impl SimMemory {
+    /// Maps a range of an object for the acting process (or for nobody, outside of one).
+    pub(crate) fn new(world: &mut World, object: u32, start: u64, len: u64) -> Self {
+        let process = world.acting_process();
+        Self { window: world.memory.map(object, start, len, process) }
+    }
+}
+
+impl Drop for SimMemory {
+    fn drop(&mut self) {
+        world::try_with(|world| {
+            if !world.is_fenced() {
+                // To unmap is a system call: what was stored before has reached memory.
+                world.drain_acting();
+                world.memory.unmap(self.window.mapping);
+            }
+        });
+    }
+}
+
+impl Memory for SimMemory {
+    type Window = SimWindow;
+    type Handle = crate::unix::SimHandle;
+
+    fn window(&self) -> SimWindow {
+        self.window
+    }
+
+    fn is_lost(&self) -> bool {
+        world::with(|world| world.memory.mappings[self.window.mapping as usize].lost)
+    }
+
+    fn handle(&self) -> Result<Self::Handle> {
+        world::with(|world| Ok(crate::unix::SimHandle::memory(world.memory.place(&self.window).0)))
+    }
+}
+
+/// Maps what a handle stands for; checks the range by the object's size.
+pub(crate) fn map_handle(object: u32, offset: u64, len: u64, access: Access) -> Result<SimMemory> {
+    world::with(|world| {
+        world.crash_point();
+        let inside = offset.checked_add(len).is_some_and(|end| end <= world.memory.object_len(object));
+        if len == 0 || !inside {
+            return Err(ErrorKind::Invalid.into());
+        }
+        if world.faults.strike(FaultKind::NoMappings, |_| 0).is_some() {
+            return Err(ErrorKind::OutOfResources.into());
+        }
+        let memory = SimMemory::new(world, object, offset, len);
+        world.memory.mappings[memory.window.mapping as usize].writable = access == Access::ReadWrite;
+        Ok(memory)
+    })
+}

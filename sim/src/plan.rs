@@ -1,0 +1,246 @@
+//! What a seed draws of a scenario before anything happens: the shape of the world, of the guests and of the faults.
+//! Everything later draws from streams of its own, so that the same plan meets every list of faults.
+
+use crate::faults::{Fault, FaultKind, Faults, Rate};
+use crate::guest::workload::{Mix, Workload};
+use crate::rng::Rng;
+use crate::scenario::{BdevKind, FaultRate, Manners, Range, Scenario, Switch};
+use crate::world::Temper;
+use toml::Spanned;
+
+/// Number of the stream that the plan is drawn from.
+const STREAM: u64 = 40_000;
+/// Sectors by which a disk may grow in a run at most.
+const GROWTH_MAX: u64 = 65_536;
+/// Steps after which a run is given up, for each request that it makes.
+const STEPS_PER_REQUEST: u64 = 20_000;
+
+/// Simulated time after which a run is given up: far beyond what any scenario needs.
+const TIME_MAX_NS: u64 = 600_000_000_000;
+
+/// A guest as drawn.
+#[derive(Clone, Debug)]
+pub struct GuestPlan {
+    /// What its bdev is.
+    pub bdev: BdevKind,
+    /// Sectors of it at first.
+    pub sectors: u64,
+    /// Sectors of it at last, at most.
+    pub sectors_max: u64,
+    /// Queues.
+    pub queues: u16,
+    /// Entries of each ring.
+    pub ring_sizes: Vec<u16>,
+    /// Its load.
+    pub workload: Workload,
+    /// Regions of memory.
+    pub regions: usize,
+    /// EVENT_IDX is accepted.
+    pub event_idx: bool,
+    /// Indirect descriptors are accepted.
+    pub indirect: bool,
+    /// FLUSH and CONFIG_WCE are accepted.
+    pub flush: bool,
+    /// Requests of a firmware before.
+    pub firmware_requests: u64,
+    /// Manners of the front-end.
+    pub manners: Manners,
+}
+
+/// A kind of fault as drawn.
+#[derive(Clone, Copy, Debug)]
+pub struct FaultPlan {
+    /// Its rate.
+    pub rate: Rate,
+    /// Its parameter's range.
+    pub range: Range,
+    /// Of 256 lives after a death, how many die early.
+    pub again: u32,
+    /// Where.
+    pub again_range: Range,
+}
+
+/// A run as drawn.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The seed.
+    pub seed: u64,
+    /// Cores of the target.
+    pub cores: u16,
+    /// Whether cores sleep; `None`: each draws for itself.
+    pub sleep: Option<bool>,
+    /// The world's temper.
+    pub temper: Temper,
+    /// Nanoseconds for which the target is down after a death.
+    pub down_ns: Range,
+    /// Changes of the configuration beside the load.
+    pub changes: u64,
+    /// The guests.
+    pub guests: Vec<GuestPlan>,
+    /// The faults, by kind; those that are off are not there.
+    pub faults: Vec<(FaultKind, FaultPlan)>,
+    /// Malformed rings of a hostile guest.
+    pub guest_attacks: u64,
+    /// Connections of a hostile front-end.
+    pub front_end_attacks: u64,
+    /// Nanoseconds in which a request must end in a healed world.
+    pub bound_ns: u64,
+}
+
+fn draw(range: &Spanned<Range>, rng: &mut Rng) -> u64 {
+    let range = range.get_ref();
+    rng.between(range.low, range.high)
+}
+
+fn toss(switch: Switch, rng: &mut Rng) -> bool {
+    // Drawn whatever the switch says, so that turning one does not shift what follows.
+    let drawn = rng.chance(1, 2);
+    match switch {
+        Switch::On => true,
+        Switch::Off => false,
+        Switch::Drawn => drawn,
+    }
+}
+
+fn pick<T: Copy>(choices: &Spanned<Vec<T>>, rng: &mut Rng) -> T {
+    let choices = choices.get_ref();
+    choices[rng.below(choices.len() as u64) as usize]
+}
+
+impl Plan {
+    /// Draws a run.
+    #[must_use]
+    pub fn draw(scenario: &Scenario, seed: u64) -> Self {
+        let rng = &mut Rng::new(seed, STREAM);
+        let world = &scenario.world;
+        let cores = draw(&world.cores, rng) as u16;
+        let sleep = match world.sleep {
+            Switch::On => Some(true),
+            Switch::Off => Some(false),
+            Switch::Drawn => None,
+        };
+        let store_buffers = toss(world.store_buffers, rng);
+        let interleave_every = draw(&world.interleave_every, rng) as u32;
+        let cut_streams = draw(&world.cut_streams, rng) as u32;
+        let changes = draw(&world.changes, rng);
+        let faults: Vec<(FaultKind, FaultPlan)> = FaultKind::ALL
+            .iter()
+            .filter_map(|&kind| {
+                let rate = scenario.rate(kind)?;
+                let plan = draw_fault(rate, rng);
+                toss(rate.on, rng).then_some((kind, plan))
+            })
+            .collect();
+        let grows = faults
+            .iter()
+            .find(|(kind, _)| *kind == FaultKind::Resize)
+            .map_or(0, |(_, plan)| (plan.rate.most * plan.range.high).min(GROWTH_MAX));
+        let guests: Vec<GuestPlan> =
+            (0..draw(&scenario.guest.count, rng)).map(|_| draw_guest(scenario, grows, rng)).collect();
+        let attacks = |range: &Option<Spanned<Range>>, rng: &mut Rng| {
+            range.as_ref().map_or(0, |range| draw(range, rng))
+        };
+        let guest_attacks = attacks(&scenario.hostile.guest_attacks, rng);
+        let front_end_attacks = attacks(&scenario.hostile.front_end_attacks, rng);
+        let work = guests.iter().map(|guest| guest.workload.requests).sum::<u64>() + 1000;
+        let steps_max = (work + guest_attacks * 100 + front_end_attacks * 100) * STEPS_PER_REQUEST;
+        Self {
+            seed,
+            cores,
+            sleep,
+            temper: Temper {
+                store_buffers,
+                interleave_every,
+                cut_streams,
+                steps_max,
+                time_max_ns: TIME_MAX_NS,
+            },
+            down_ns: scaled(world.down_us.get_ref(), 1000),
+            changes,
+            guests,
+            faults,
+            guest_attacks,
+            front_end_attacks,
+            bound_ns: draw(&scenario.bound_ms, rng) * 1_000_000,
+        }
+    }
+
+    /// The plan of a kind, if it is on.
+    #[must_use]
+    pub fn fault(&self, kind: FaultKind) -> Option<&FaultPlan> {
+        self.faults.iter().find(|(on, _)| *on == kind).map(|(_, plan)| plan)
+    }
+
+    /// The faults of the run: drawn at the plan's rates, or the `script`.
+    #[must_use]
+    pub fn faults(&self, script: Option<&[Fault]>) -> Faults {
+        match script {
+            Some(script) => Faults::replayed(self.seed, script.to_vec()),
+            None => {
+                Faults::drawn(self.seed, |kind| self.fault(kind).map_or(Rate::default(), |plan| plan.rate))
+            }
+        }
+    }
+}
+
+fn scaled(range: &Range, by: u64) -> Range {
+    Range { low: range.low * by, high: range.high * by }
+}
+
+fn draw_fault(fault: &FaultRate, rng: &mut Rng) -> FaultPlan {
+    let one_in = draw(&fault.one_in, rng);
+    let nothing = Range { low: 0, high: 0 };
+    FaultPlan {
+        rate: Rate { of_65536: (65_536 / one_in) as u32, most: draw(&fault.most, rng) },
+        range: fault.range.as_ref().map_or(nothing, |range| *range.get_ref()),
+        again: draw(&fault.again, rng) as u32,
+        again_range: fault.again_range.as_ref().map_or(nothing, |range| *range.get_ref()),
+    }
+}
+
+fn draw_guest(scenario: &Scenario, grows: u64, rng: &mut Rng) -> GuestPlan {
+    let guest = &scenario.guest;
+    let bdev = pick(&guest.bdev, rng);
+    let queues = draw(&guest.queues, rng) as u16;
+    let ring_size = 1_u16 << draw(&guest.ring_size_log2, rng);
+    // Queues of one device usually have one size, which a driver may lower for each.
+    let ring_sizes =
+        (0..queues).map(|_| if rng.chance(1, 4) { (ring_size / 2).max(8) } else { ring_size }).collect();
+    let sectors = draw(&guest.sectors, rng);
+    let mix = guest.mix;
+    let workload = Workload {
+        requests: draw(&guest.requests, rng),
+        depth: draw(&guest.depth, rng) as u16,
+        sectors_max: draw(&guest.request_sectors, rng) as u32,
+        mix: Mix {
+            read: mix.read,
+            write: mix.write,
+            flush: mix.flush,
+            get_id: mix.get_id,
+            discard: mix.discard,
+            write_zeroes: mix.write_zeroes,
+        },
+        think_ns_max: draw(&guest.pause_us, rng) * 1000,
+        think: draw(&guest.pauses, rng) as u32,
+        odd_layout: rng.below(128) as u32,
+        indirect: rng.below(257) as u32,
+    };
+    let event_idx = toss(guest.event_idx, rng);
+    let indirect = toss(guest.indirect, rng);
+    let firmware_requests = rng.between(4, 24);
+    let firmware_requests = if toss(guest.firmware, rng) { firmware_requests } else { 0 };
+    GuestPlan {
+        bdev,
+        sectors,
+        sectors_max: sectors + grows,
+        queues,
+        ring_sizes,
+        workload,
+        regions: draw(&guest.regions, rng) as usize,
+        event_idx,
+        indirect,
+        flush: !rng.chance(1, 8),
+        firmware_requests,
+        manners: pick(&guest.front_end, rng),
+    }
+}

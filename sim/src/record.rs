@@ -1,0 +1,101 @@
+//! The record of a run: its checkers, and who reports to them.
+
+use crate::check::state::State;
+use crate::check::{DeviceCheckers, Observation};
+use crate::guest::Witness;
+use crate::world::{self, Agent, Observer};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+/// What is recorded of a run.
+#[derive(Default)]
+pub struct Record {
+    /// The checkers of each guest's device.
+    devices: Vec<DeviceCheckers>,
+    /// The checker of the configuration.
+    pub state: State,
+}
+
+impl Record {
+    /// How often each checker judged something.
+    #[must_use]
+    pub fn checks(&self) -> BTreeMap<&'static str, u64> {
+        let mut checks = BTreeMap::new();
+        for device in &self.devices {
+            device.count_into(&mut checks);
+        }
+        *checks.entry("state").or_default() += self.state.evaluations();
+        checks
+    }
+}
+
+/// Whoever reports to the record, for one device.
+#[derive(Clone)]
+pub struct Eye {
+    record: Rc<RefCell<Record>>,
+    device: usize,
+}
+
+impl Eye {
+    /// A reporter for a new device with these checkers.
+    pub fn new(record: &Rc<RefCell<Record>>, checkers: DeviceCheckers) -> Self {
+        let mut inner = record.borrow_mut();
+        inner.devices.push(checkers);
+        Self { record: Rc::clone(record), device: inner.devices.len() - 1 }
+    }
+}
+
+impl Witness for Eye {
+    fn saw(&mut self, observation: &Observation<'_>) {
+        let now = world::with(|world| {
+            world.say(|| format!("guest {}: {}", self.device, line(observation)));
+            world.now()
+        });
+        let verdict = self.record.borrow_mut().devices[self.device].observe(now, observation);
+        if let Err(violation) = verdict {
+            world::with(|world| {
+                world.fail(violation.checker, format!("guest {}: {}", self.device, violation.text))
+            });
+        }
+    }
+}
+
+/// The record's ear for accesses to guest memory.
+pub struct Ear(pub Rc<RefCell<Record>>);
+
+impl Observer for Ear {
+    fn access(
+        &mut self,
+        guest: u32,
+        agent: Agent,
+        address: u64,
+        len: u64,
+        store: bool,
+    ) -> Result<(), String> {
+        // Guests without checkers are the hostile ones, whose memory is anybody's.
+        match self.0.borrow_mut().devices.get_mut(guest as usize) {
+            Some(device) => {
+                device.access(agent, address, len, store).map_err(|text| format!("guest {guest}: {text}"))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// An observation as a line of the log.
+fn line(observation: &Observation<'_>) -> String {
+    match observation {
+        Observation::Submitted { id, queue, head, kind, sector, sectors, .. } => {
+            format!("{id} submitted: {} sector {sector} +{sectors}, queue {queue} head {head}", kind.name())
+        }
+        Observation::Completed { id, queue, kind, status, len, .. } => {
+            format!("{id} completed: {} {status:?}, queue {queue}, used length {len}", kind.name())
+        }
+        Observation::Used { queue, index, id, len, .. } => {
+            format!("queue {queue}: used element {index} is head {id}, length {len}")
+        }
+        Observation::Read { id, sector, content } => format!("{id} read sector {sector}: {content:?}"),
+        other => format!("{other:?}"),
+    }
+}

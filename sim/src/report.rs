@@ -1,0 +1,132 @@
+//! What a run came to, for people and for programs.
+
+use crate::faults::Fault;
+use crate::world::{Failure, Line};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+/// A run that has ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Why it failed, if it did.
+    pub failure: Option<Failure>,
+    /// The hash of everything that happened.
+    pub trace: u128,
+    /// Requests completed.
+    pub ios: u64,
+    /// Lives ended by force.
+    pub kills: u64,
+    /// Requests found in an inflight region and submitted again.
+    pub replayed: u64,
+    /// The faults that struck.
+    pub faults: Vec<Fault>,
+    /// Evaluations, by checker.
+    pub checks: BTreeMap<&'static str, u64>,
+    /// Steps of all actors.
+    pub steps: u64,
+    /// Simulated time.
+    pub virtual_ns: u64,
+    /// The log, as detailed as was asked for.
+    pub log: Vec<Line>,
+}
+
+impl Outcome {
+    /// Whether all held.
+    #[must_use]
+    pub fn passed(&self) -> bool {
+        self.failure.is_none()
+    }
+
+    /// How often each kind of fault struck, by name.
+    #[must_use]
+    pub fn faults_by_kind(&self) -> Vec<(&'static str, u64)> {
+        let mut counts: Vec<(&'static str, u64)> = Vec::new();
+        for fault in &self.faults {
+            let name = fault.kind.name();
+            match counts.iter_mut().find(|(kind, _)| *kind == name) {
+                Some((_, count)) => *count += 1,
+                None => counts.push((name, 1)),
+            }
+        }
+        counts.sort_unstable();
+        counts
+    }
+
+    /// The object of `--json`.
+    #[must_use]
+    pub fn to_json(&self, scenario: &str, seed: u64, wall_ns: u64) -> Value {
+        let object = |pairs: Vec<(&'static str, u64)>| {
+            pairs.into_iter().map(|(name, count)| (name.to_owned(), json!(count))).collect::<Map<_, _>>()
+        };
+        json!({
+            "scenario": scenario,
+            "seed": seed,
+            "verdict": if self.passed() { "pass" } else { "fail" },
+            "checker": self.failure.as_ref().map(|failure| &failure.checker),
+            "what": self.failure.as_ref().map(|failure| &failure.what),
+            "trace": format!("{:032x}", self.trace),
+            "ios": self.ios,
+            "kills": self.kills,
+            "replayed": self.replayed,
+            "faults": object(self.faults_by_kind()),
+            "checks": object(self.checks.iter().map(|(name, count)| (*name, *count)).collect()),
+            "steps": self.steps,
+            "virtual_ns": self.virtual_ns,
+            "wall_ns": wall_ns,
+        })
+    }
+
+    /// The verdict as a person reads it: what happened when, in order, what was checked, and what was found.
+    #[must_use]
+    pub fn verdict(&self, scenario: &str, about: &str, seed: u64, wall_ns: u64) -> String {
+        let mut text = format!("{scenario}, seed {seed}: {about}\n\n");
+        for line in &self.log {
+            let _ = writeln!(text, "{}", self::line(line));
+        }
+        let _ = writeln!(
+            text,
+            "\n{} requests completed, {} kills, {} requests replayed; {} steps, {:.3} ms simulated in {:.1} ms",
+            self.ios,
+            self.kills,
+            self.replayed,
+            self.steps,
+            self.virtual_ns as f64 / 1e6,
+            wall_ns as f64 / 1e6
+        );
+        let list = |pairs: &[(&str, u64)]| {
+            pairs.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
+        };
+        let faults = self.faults_by_kind();
+        let _ = writeln!(text, "faults:  {}", if faults.is_empty() { "none".into() } else { list(&faults) });
+        let checks: Vec<(&str, u64)> = self.checks.iter().map(|(name, count)| (*name, *count)).collect();
+        let _ = writeln!(text, "checked: {}", list(&checks));
+        let _ = writeln!(text, "trace:   {:032x}", self.trace);
+        match &self.failure {
+            None => text.push_str("verdict: pass, all held\n"),
+            Some(failure) => {
+                let at = time(failure.at_ns);
+                let _ =
+                    writeln!(text, "verdict: FAIL, {} at {}: {}", failure.checker, at.trim(), failure.what);
+            }
+        }
+        text
+    }
+}
+
+/// A line of a log as people read it.
+#[must_use]
+pub fn line(line: &Line) -> String {
+    format!("{}  {}", time(line.at_ns), line.text)
+}
+
+/// A line of a log as an object.
+#[must_use]
+pub fn line_json(line: &Line) -> Value {
+    json!({ "at_ns": line.at_ns, "event": line.text })
+}
+
+/// A moment, in milliseconds with the nanoseconds behind the point.
+fn time(at_ns: u64) -> String {
+    format!("{:>6}.{:06} ms", at_ns / 1_000_000, at_ns % 1_000_000)
+}

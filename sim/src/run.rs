@@ -1,0 +1,247 @@
+//! One run: a scenario and a seed (and, in a replay, the list of faults) to a verdict.
+
+use crate::check::{DeviceCheckers, Observation};
+use crate::faults::{Fault, FaultKind};
+use crate::guest::Witness;
+use crate::guest::vm::{Vm, VmOptions};
+use crate::guest::workload::{Mix, Offer, Workload};
+use crate::hostile::Blind;
+use crate::hostile::front_end::HostileFrontEnd;
+use crate::hostile::guest::HostileGuest;
+use crate::operator::{Call, Operator};
+use crate::plan::{GuestPlan, Plan};
+use crate::record::{Ear, Eye, Record};
+use crate::report::Outcome;
+use crate::scenario::{BdevKind, Manners, Scenario};
+use crate::scheduler::{self, End};
+use crate::supervisor::{CurrentLife, Guest, Parts, Supervisor};
+use crate::vmm::message::protocol;
+use crate::vmm::order;
+use crate::vmm::{Vmm, VmmOptions};
+use crate::world::{self, Detail};
+use std::cell::{Cell, RefCell};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+/// Bytes of a sector.
+const SECTOR_BYTES: u64 = 512;
+/// Sectors of a hostile neighbour's disk.
+const HOSTILE_SECTORS: u64 = 256;
+/// Entries of its rings.
+const HOSTILE_RING: u16 = 64;
+/// Block size and atomic unit of the simulated disks.
+const DISK_BLOCK: u32 = 512;
+
+/// Runs a scenario with a seed, in this thread's world. With a `script` exactly those faults strike (a replay), else
+/// they are drawn. `detail` is how much of a log is kept.
+#[must_use]
+pub fn run(scenario: &Scenario, seed: u64, script: Option<&[Fault]>, detail: Detail) -> Outcome {
+    let plan = Plan::draw(scenario, seed);
+    world::create(seed, plan.temper, plan.faults(script));
+    world::with(|world| world.keep_log(detail));
+    let record = Rc::new(RefCell::new(Record::default()));
+    let guests = build(&plan, script, &record);
+    let end = catch_unwind(AssertUnwindSafe(scheduler::run));
+    if let Err(payload) = end {
+        let text = scheduler::panic_text(&*payload);
+        world::with(|world| world.fail("simulator", text));
+    } else if end.is_ok_and(|end| end == End::Finished) && script.is_none() {
+        check_coverage(scenario, &guests);
+    }
+    let ios = guests.iter().map(|vm| vm.borrow().device.completed).sum();
+    let outcome = world::with(|world| Outcome {
+        failure: world.failure().cloned(),
+        trace: world.trace().finish(),
+        ios,
+        kills: world.kills(),
+        replayed: world.replayed(),
+        faults: world.faults().struck().to_vec(),
+        checks: record.borrow().checks(),
+        steps: world.steps(),
+        virtual_ns: world.now().0,
+        log: world.take_log(),
+    });
+    world::clear();
+    outcome
+}
+
+/// A run that did too little proves nothing.
+fn check_coverage(scenario: &Scenario, guests: &[crate::guest::vm::Shared]) {
+    let wanted = scenario.at_least;
+    let ios: u64 = guests.iter().map(|vm| vm.borrow().device.completed).sum();
+    world::with(|world| {
+        let (kills, replayed) = (world.kills(), world.replayed());
+        if ios < wanted.ios || kills < wanted.kills || replayed < wanted.replayed {
+            let what = format!(
+                "{ios} requests, {kills} deaths and {replayed} replayed requests, where the scenario wants at least {}, \
+                 {} and {}",
+                wanted.ios, wanted.kills, wanted.replayed
+            );
+            world.fail("coverage", what);
+        }
+    });
+}
+
+/// Puts everything into the world.
+fn build(
+    plan: &Plan,
+    script: Option<&[Fault]>,
+    record: &Rc<RefCell<Record>>,
+) -> Vec<crate::guest::vm::Shared> {
+    let machine = world::with(world::World::machine);
+    world::set_observer(Box::new(Ear(Rc::clone(record))));
+    let operator = Operator::build(machine, plan.seed, plan.changes, record);
+    let life = Rc::new(Cell::new(u32::MAX));
+    let power_loss = plan.fault(FaultKind::PowerLoss).is_some()
+        || script.is_some_and(|script| script.iter().any(|fault| fault.kind == FaultKind::PowerLoss));
+    let disk_may_fail =
+        [FaultKind::DiskError, FaultKind::DiskBadRange].iter().any(|&kind| plan.fault(kind).is_some());
+    let mut guests = Vec::new();
+    let mut machines = Vec::new();
+    for (number, guest) in plan.guests.iter().enumerate() {
+        let eye = Eye::new(record, DeviceCheckers::new(guest.sectors_max, power_loss, plan.bound_ns));
+        let (bdev, controller) = (format!("bdev{number}"), format!("disk.{number}"));
+        let disk = create_bdev(machine, guest, &bdev, &mut operator.borrow_mut());
+        operator.borrow_mut().ask(Call::CreateController(controller.clone(), bdev.clone()));
+        let options = VmOptions {
+            number: number as u16,
+            queues: guest.queues,
+            regions: guest.regions,
+            ring_size_max: guest.ring_sizes.iter().copied().max().unwrap_or(0),
+            workload: guest.workload,
+            offer: Offer {
+                capacity: guest.sectors,
+                flush: false,
+                discard: false,
+                write_zeroes: false,
+                read_only: false,
+            },
+        };
+        let vm = Vm::build(&options, plan.seed, &eye);
+        if plan.faults.is_empty() && plan.guest_attacks + plan.front_end_attacks == 0 {
+            // A world without faults need not heal: every request is bounded.
+            eye.clone().saw(&Observation::Healed);
+        }
+        vm.borrow_mut().device.disk_may_fail = disk_may_fail && guest.bdev != BdevKind::Malloc;
+        let options = VmmOptions {
+            machine,
+            path: Operator::socket(&controller),
+            manners: match guest.manners {
+                Manners::Qemu7 => order::Manners::Qemu7,
+                Manners::Qemu11 => order::Manners::Qemu11,
+                Manners::CloudHypervisor => order::Manners::CloudHypervisor,
+                Manners::Any => order::Manners::Any,
+            },
+            protocol_features: protocol_features(guest, plan.seed),
+            features: u64::MAX,
+            ring_sizes: guest.ring_sizes.clone(),
+            life: Rc::clone(&life),
+            seed: plan.seed,
+        };
+        let vmm = Vmm::build(options, Rc::clone(&vm), eye.clone());
+        machines.push(Rc::clone(&vm));
+        guests.push(Guest::new(vm, vmm, eye, guest.clone(), disk, bdev));
+    }
+    let neighbours = build_neighbours(machine, plan, &mut operator.borrow_mut(), &life);
+    let count = |script: &[Fault], kind| script.iter().filter(|fault| fault.kind == kind).count() as u64;
+    Supervisor::build(Parts {
+        plan: plan.clone(),
+        machine,
+        operator,
+        guests,
+        life,
+        neighbours,
+        script: script.map(|script| (count(script, FaultKind::Kill), count(script, FaultKind::PowerLoss))),
+    });
+    machines
+}
+
+/// Puts the hostile neighbours into the world.
+fn build_neighbours(
+    machine: u32,
+    plan: &Plan,
+    operator: &mut Operator,
+    life: &CurrentLife,
+) -> Vec<Rc<Cell<bool>>> {
+    let mut neighbours = Vec::new();
+    let mut controller = |name: &str| {
+        operator.ask(Call::CreateMalloc(format!("{name}-bdev"), HOSTILE_SECTORS));
+        operator.ask(Call::CreateController(name.to_owned(), format!("{name}-bdev")));
+        Operator::socket(name)
+    };
+    if plan.guest_attacks > 0 {
+        let path = controller("hostile-guest");
+        let mix = Mix { read: 1, write: 0, flush: 0, get_id: 0, discard: 0, write_zeroes: 0 };
+        let workload = Workload {
+            requests: 0,
+            depth: 32,
+            sectors_max: 8,
+            mix,
+            think_ns_max: 0,
+            think: 0,
+            odd_layout: 0,
+            indirect: 0,
+        };
+        let offer = Offer {
+            capacity: HOSTILE_SECTORS,
+            flush: false,
+            discard: false,
+            write_zeroes: false,
+            read_only: false,
+        };
+        let number = plan.guests.len() as u16;
+        let options =
+            VmOptions { number, queues: 2, regions: 2, ring_size_max: HOSTILE_RING, workload, offer };
+        let vm = Vm::build(&options, plan.seed, &Blind);
+        let options = VmmOptions {
+            machine,
+            path,
+            manners: order::Manners::Any,
+            protocol_features: protocol::MQ
+                | protocol::REPLY_ACK
+                | protocol::CONFIG
+                | protocol::INFLIGHT_SHMFD,
+            features: u64::MAX,
+            ring_sizes: vec![HOSTILE_RING; 2],
+            life: Rc::clone(life),
+            seed: plan.seed,
+        };
+        let vmm = Vmm::build(options, Rc::clone(&vm), Blind);
+        neighbours.push(HostileGuest::build(vm, vmm, plan.guest_attacks, plan.seed));
+    }
+    if plan.front_end_attacks > 0 {
+        let path = controller("hostile-front-end");
+        neighbours.push(HostileFrontEnd::build(machine, path, plan.front_end_attacks, plan.seed));
+    }
+    neighbours
+}
+
+/// Makes a guest's disk and asks for its bdev.
+fn create_bdev(machine: u32, guest: &GuestPlan, name: &str, operator: &mut Operator) -> Option<u32> {
+    if guest.bdev == BdevKind::Malloc {
+        operator.ask(Call::CreateMalloc(name.to_owned(), guest.sectors));
+        return None;
+    }
+    let path = format!("/dev/{name}");
+    let len = guest.sectors * SECTOR_BYTES;
+    let disk = world::with(|world| world.create_disk(machine, &path, len, DISK_BLOCK, DISK_BLOCK));
+    operator.ask(Call::CreateFile(name.to_owned(), path, guest.bdev == BdevKind::Aio));
+    Some(disk)
+}
+
+/// What a front-end of these manners speaks: QEMU 7.2 and its elders know no memory slots for some back-ends, and none
+/// but newer ones know the status.
+fn protocol_features(guest: &GuestPlan, seed: u64) -> u64 {
+    let mut features = protocol::MQ | protocol::REPLY_ACK | protocol::CONFIG | protocol::INFLIGHT_SHMFD;
+    let bits = crate::rng::Rng::new(seed, 70_000).word();
+    for (bit, also) in [
+        (0, protocol::BACKEND_REQ | protocol::BACKEND_SEND_FD),
+        (1, protocol::CONFIGURE_MEM_SLOTS),
+        (2, protocol::STATUS),
+    ] {
+        if bits >> bit & 1 == 1 || guest.manners == Manners::Qemu11 {
+            features |= also;
+        }
+    }
+    features
+}

@@ -1,0 +1,659 @@
+//! Who runs next. A queue of moments: each core and each model has one at which it takes its next step, and what a step
+//! costs is drawn, so that every order of steps that the clock allows comes up. Sleeping cores have none until something
+//! that they armed wakes them, or their `until` comes.
+//!
+//! Nothing in the queue and the scenario unfinished is a failure: *stuck*.
+
+use crate::memory::ProcessorId;
+use crate::platform::{SimPlatform, SimWakes};
+use crate::trace::Record;
+use crate::world::{self, Actor, Death, Process, Program, Step, Waiter, World};
+use runtime::{Constructor, Instant, Poll, Poller};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// Longest time between two looks of an idle core that polls on.
+const LOOK_AGAIN_NS_MAX: u64 = 3000;
+
+/// What happens at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Event {
+    /// A core takes a step, unless its generation has moved on.
+    Core(u32, u64),
+    /// A model takes a step, unless its generation has moved on.
+    Model(u32, u64),
+    /// An offloaded job ends.
+    Job(u32),
+    /// A disk does something.
+    Disk(u32),
+    /// What waits in a processor's store buffer reaches memory.
+    Drain(u32),
+}
+
+/// The moments to come.
+#[derive(Default)]
+pub(crate) struct Queue {
+    heap: BinaryHeap<Reverse<(Instant, u32, u64, Event)>>,
+    pushed: u64,
+}
+
+impl Queue {
+    pub(crate) fn push(&mut self, at: Instant, tie: u32, event: Event) {
+        self.pushed += 1;
+        self.heap.push(Reverse((at, tie, self.pushed, event)));
+    }
+
+    fn pop(&mut self) -> Option<(Instant, Event)> {
+        self.heap.pop().map(|Reverse((at, _, _, event))| (at, event))
+    }
+}
+
+/// A core of one life of a process.
+pub(crate) struct Core {
+    pub(crate) process: u32,
+    /// Its number in the process.
+    pub(crate) number: u16,
+    processor: ProcessorId,
+    /// Sleeps when idle; otherwise it polls on.
+    sleeps: bool,
+    asleep: bool,
+    /// Number of the current or last sleep.
+    pub(crate) sleep: u64,
+    /// Something armed for the sleep that is about to begin has come already.
+    woken: bool,
+    /// Changes to the world that this core made itself.
+    pub(crate) own_changes: u64,
+    /// Changes to the world by others when the present round of polls began.
+    seen: u64,
+    /// How long a watching core has let pass between its last two looks.
+    pause_ns: u64,
+    pollers: Vec<Option<Box<dyn Poller<SimPlatform>>>>,
+    pub(crate) constructors: VecDeque<Constructor<SimPlatform>>,
+    /// The request to stop has ended a sleep of this core already.
+    stop_seen: bool,
+    /// The poller to poll next.
+    next: usize,
+    /// Whether one of this round was busy, and the earliest `until` of the others.
+    busy: bool,
+    until: Option<Instant>,
+    generation: u64,
+    pub(crate) busy_ns: u64,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The scenario reached its end.
+    Finished,
+    /// Something failed: [`World::failure`].
+    Failed,
+}
+
+impl World {
+    /// Starts a life of a process on a machine: its first poller, made by `program`, on core 0. The draws of which cores
+    /// sleep are made here, unless `sleeps` says it.
+    pub fn spawn(&mut self, machine: u32, program: &Program, cores: u16, sleeps: Option<bool>) -> u32 {
+        let process = self.processes.len() as u32;
+        let first = self.cores.len() as u32;
+        for number in 0..cores {
+            let processor = self.memory.processor();
+            let drawn = self.streams.process.chance(1, 2);
+            self.cores.push(Core {
+                process,
+                number,
+                processor,
+                sleeps: sleeps.unwrap_or(drawn),
+                asleep: false,
+                sleep: 0,
+                woken: false,
+                own_changes: 0,
+                seen: 0,
+                pause_ns: 0,
+                pollers: Vec::new(),
+                constructors: VecDeque::new(),
+                stop_seen: false,
+                next: 0,
+                busy: false,
+                until: None,
+                generation: 0,
+                busy_ns: 0,
+            });
+        }
+        self.processes.push(Process {
+            machine,
+            cores: (first..first + u32::from(cores)).collect(),
+            alive: true,
+            exited: false,
+            ready: false,
+            stop_requested: false,
+            points: 0,
+            die_at: u64::MAX,
+        });
+        self.trace.add(Record::Life, u64::from(process), 1);
+        self.tell(|| format!("process {process} starts on machine {machine}"));
+        let program = Program::clone(program);
+        self.cores[first as usize].constructors.push_back(Box::new(move |platform| program(platform)));
+        for core in first..first + u32::from(cores) {
+            let at = Instant(self.now.0 + 1 + self.streams.schedule.below(2000));
+            self.schedule_core(core, at);
+        }
+        process
+    }
+
+    /// Whether a life goes on.
+    #[must_use]
+    pub fn is_alive(&self, process: u32) -> bool {
+        self.processes[process as usize].alive
+    }
+
+    /// Whether the life ended by itself, in order.
+    #[must_use]
+    pub fn has_exited(&self, process: u32) -> bool {
+        self.processes[process as usize].exited
+    }
+
+    /// Whether the process said that it serves.
+    #[must_use]
+    pub fn is_ready(&self, process: u32) -> bool {
+        self.processes[process as usize].ready
+    }
+
+    /// Crash points that the life has passed.
+    #[must_use]
+    pub fn points(&self, process: u32) -> u64 {
+        self.processes[process as usize].points
+    }
+
+    /// The life ends at the crash point that comes `points` from now.
+    pub fn kill_after(&mut self, process: u32, points: u64) {
+        let process = &mut self.processes[process as usize];
+        process.die_at = process.points.saturating_add(points.max(1));
+    }
+
+    /// Asks for an orderly stop (SIGTERM); wakes every core.
+    pub fn request_stop(&mut self, process: u32) {
+        self.processes[process as usize].stop_requested = true;
+        for core in self.processes[process as usize].cores.clone() {
+            let sleep = self.cores[core as usize].sleep;
+            self.changed();
+            self.wake(Waiter::Core(core, sleep));
+        }
+    }
+
+    /// Whether a life was asked to stop.
+    #[must_use]
+    pub fn stops(&self, process: u32) -> bool {
+        self.processes[process as usize].stop_requested
+    }
+
+    pub(crate) fn schedule_core(&mut self, core: u32, at: Instant) {
+        let slot = &mut self.cores[core as usize];
+        slot.generation += 1;
+        let event = Event::Core(core, slot.generation);
+        self.schedule(at, event);
+    }
+
+    pub(crate) fn schedule_model(&mut self, model: u32, at: Instant) {
+        let slot = &mut self.models[model as usize];
+        slot.generation += 1;
+        slot.next = at;
+        let event = Event::Model(model, slot.generation);
+        self.schedule(at, event);
+    }
+
+    /// Something that was waited for has come.
+    pub(crate) fn wake(&mut self, waiter: Waiter) {
+        match waiter {
+            Waiter::Nobody => {}
+            Waiter::Core(core, sleep) => {
+                let slot = &mut self.cores[core as usize];
+                if slot.sleep != sleep {
+                    return;
+                }
+                slot.woken = true;
+                if std::mem::take(&mut slot.asleep) {
+                    let at = Instant(self.now.0 + 100 + self.streams.schedule.below(4000));
+                    self.schedule_core(core, at);
+                }
+            }
+            Waiter::Model(model) => {
+                let at = Instant(self.now.0 + 50 + self.streams.schedule.below(2000));
+                if self.models[model as usize].next > at {
+                    self.schedule_model(model, at);
+                }
+            }
+        }
+    }
+
+    /// Wakes a model that has something new to do.
+    pub fn wake_model(&mut self, model: u32) {
+        self.wake(Waiter::Model(model));
+    }
+
+    /// The life of a process ends here and now; its pollers are dropped later, by [`bury`].
+    pub(crate) fn end_life(&mut self, process: u32, how: &str) {
+        if !self.processes[process as usize].alive {
+            return;
+        }
+        for core in self.processes[process as usize].cores.clone() {
+            let processor = self.cores[core as usize].processor;
+            self.drain(processor);
+        }
+        self.processes[process as usize].alive = false;
+        self.kills += u64::from(how == "killed");
+        let points = self.processes[process as usize].points;
+        self.trace.add(Record::Life, u64::from(process), points << 1);
+        self.tell(|| format!("process {process} is {how} at its crash point {points}"));
+        let cores = &self.cores;
+        self.watching.retain(|core| cores[*core as usize].process != process);
+        self.memory.unmap_process(process);
+        self.sockets_of_dead(process);
+        self.files_of_dead(process);
+    }
+
+    /// A step costs this long: mostly a poll's time, sometimes as if the host had run something else.
+    fn draw_cost(&mut self) -> u64 {
+        let word = self.streams.schedule.word();
+        let cost = if word & 0xff == 0 { 1000 + (word >> 8) % 40_000 } else { 40 + (word >> 8) % 360 };
+        self.trace.add(Record::Draw, 0, cost);
+        cost
+    }
+}
+
+/// Kills a process from outside. One that is in the middle of a step (a model that interleaves kills it) runs not one
+/// access more.
+pub fn kill(process: u32) {
+    let between_steps = world::with(|world| {
+        world.end_life(process, "killed");
+        world.on_stack != Some(process)
+    });
+    // What is in the middle of a step unwinds as soon as the model has stepped, and is buried there.
+    if between_steps {
+        bury(process);
+    }
+}
+
+/// A machine loses its power: its processes die at once, and its storage keeps what power loss allows. What else lives on
+/// the machine (its guests) is told by the caller.
+pub fn power_loss(machine: u32) {
+    let processes = world::with(|world| {
+        let of_machine: Vec<u32> = (0..world.processes.len() as u32)
+            .filter(|process| {
+                world.processes[*process as usize].machine == machine && world.is_alive(*process)
+            })
+            .collect();
+        for process in &of_machine {
+            world.end_life(*process, "without power");
+        }
+        world.power_loss_of_storage(machine);
+        of_machine
+    });
+    processes.into_iter().for_each(bury);
+}
+
+/// Drops what a dead process held; nothing that its destructors do has an effect.
+pub(crate) fn bury(process: u32) {
+    let cores = world::with(|world| {
+        world.end_life(process, "gone");
+        world.processes[process as usize].cores.clone()
+    });
+    for core in cores {
+        let before = enter(Actor::Core(core), None);
+        let (pollers, constructors) = world::with(|world| {
+            let slot = &mut world.cores[core as usize];
+            slot.generation += 1;
+            (std::mem::take(&mut slot.pollers), std::mem::take(&mut slot.constructors))
+        });
+        drop((pollers, constructors));
+        leave(before);
+    }
+}
+
+fn enter(actor: Actor, processor: Option<ProcessorId>) -> (Actor, Option<ProcessorId>) {
+    world::with(|world| {
+        let before = (world.actor, world.processor);
+        (world.actor, world.processor) = (actor, processor);
+        before
+    })
+}
+
+fn leave((actor, processor): (Actor, Option<ProcessorId>)) {
+    world::with(|world| (world.actor, world.processor) = (actor, processor));
+}
+
+/// A step of a model.
+pub(crate) fn step_model(model: u32) {
+    let taken = world::with(|world| {
+        let slot = &mut world.models[model as usize];
+        if slot.next <= world.now {
+            slot.next = Instant(u64::MAX);
+        }
+        slot.model.take()
+    });
+    let Some(mut body) = taken else { return };
+    let before = enter(Actor::Model(model), None);
+    let step = body.step();
+    leave(before);
+    world::with(|world| {
+        world.steps += 1;
+        world.trace.add(Record::Step, u64::from(model) << 1 | 1, crate::rng::drawn());
+        world.models[model as usize].model = Some(body);
+        let at = match step {
+            Step::Worked => Instant(world.now.0 + world.draw_cost()),
+            Step::Idle { until: Some(until) } => until.max(Instant(world.now.0 + 1)),
+            Step::Idle { until: None } => return,
+            Step::Done => {
+                world.models[model as usize].done = true;
+                return;
+            }
+        };
+        if world.models[model as usize].next > at {
+            world.schedule_model(model, at);
+        }
+    });
+}
+
+/// What a step of the target's code came to.
+enum Outcome<T> {
+    Returned(T),
+    Died,
+}
+
+/// Runs code of the target on a core. A death unwinds to here; so does a bug, which fails the run.
+fn on_core<T>(core: u32, act: impl FnOnce() -> T) -> Outcome<T> {
+    let (processor, process) = world::with(|world| {
+        let slot = &world.cores[core as usize];
+        (slot.processor, slot.process)
+    });
+    let before = enter(Actor::Core(core), Some(processor));
+    world::with(|world| world.on_stack = Some(process));
+    let end = catch_unwind(AssertUnwindSafe(act));
+    world::with(|world| world.on_stack = None);
+    leave(before);
+    match end {
+        Ok(value) => Outcome::Returned(value),
+        Err(payload) => {
+            if !payload.is::<Death>() {
+                world::with(|world| world.fail("panic", panic_text(&*payload)));
+            }
+            bury(process);
+            Outcome::Died
+        }
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(payload: &(dyn std::any::Any + Send)) -> String {
+    let text =
+        payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
+    format!("the target panicked: {}", text.unwrap_or("(no text)"))
+}
+
+/// A step of a core: one poll of one poller; at the end of a round in which all were idle, perhaps sleep.
+fn step_core(core: u32) {
+    // What was started on this core begins first.
+    while let Some(constructor) = world::with(|world| world.cores[core as usize].constructors.pop_front()) {
+        let platform = SimPlatform::of(core);
+        match on_core(core, move || constructor(platform)) {
+            Outcome::Returned(poller) => {
+                world::with(|world| world.cores[core as usize].pollers.push(Some(poller)))
+            }
+            Outcome::Died => return,
+        }
+    }
+    let taken = world::with(|world| {
+        let foreign = world.foreign_changes(core);
+        let slot = &mut world.cores[core as usize];
+        let at = slot.next;
+        if at == 0 {
+            slot.seen = foreign;
+        }
+        slot.pollers
+            .get_mut(at)
+            .map(|poller| (at, poller.take().expect("a poller is at its place between steps")))
+    });
+    let cost = world::with(World::draw_cost);
+    if let Some((at, mut poller)) = taken {
+        let now = world::with(|world| world.now);
+        let Outcome::Returned((poll, poller)) = on_core(core, move || {
+            let poll = poller.poll(now);
+            world::interleave();
+            (poll, poller)
+        }) else {
+            return;
+        };
+        let poller = world::with(|world| {
+            let processor = world.cores[core as usize].processor;
+            world.settle(processor);
+            let slot = &mut world.cores[core as usize];
+            match poll {
+                Poll::Busy => {
+                    slot.busy = true;
+                    slot.busy_ns += cost;
+                }
+                Poll::Idle { until } => slot.until = [slot.until, until].into_iter().flatten().min(),
+                Poll::Done => {
+                    slot.pollers.remove(at);
+                    slot.busy = true;
+                    return Some(poller);
+                }
+            }
+            slot.pollers[at] = Some(poller);
+            slot.next = at + 1;
+            None
+        });
+        if poller.is_some() && matches!(on_core(core, move || drop(poller)), Outcome::Died) {
+            return;
+        }
+    }
+    let round_ended = world::with(|world| {
+        let slot = &world.cores[core as usize];
+        slot.next >= slot.pollers.len()
+    });
+    if round_ended {
+        let (busy, until, sleeps) = world::with(|world| {
+            let slot = &mut world.cores[core as usize];
+            slot.next = 0;
+
+            (std::mem::take(&mut slot.busy), slot.until.take(), slot.sleeps)
+        });
+        if world::with(|world| world.exits(core)) {
+            return;
+        }
+        if !busy && sleeps {
+            match sleep(core, until) {
+                Slept::Asleep | Slept::Died => return,
+                Slept::Awake => {}
+            }
+        } else if !busy && world::with(|world| world.watches(core, until)) {
+            return;
+        }
+    }
+    world::with(|world| {
+        let at = Instant(world.now.0 + cost);
+        world.schedule_core(core, at);
+    });
+}
+
+impl World {
+    /// A core that polls on has found nothing to do. Until something changes that it did not change itself, or its time
+    /// comes, nothing can be seen of its polls; whether that is so.
+    fn watches(&mut self, core: u32, until: Option<Instant>) -> bool {
+        let due = until.is_some_and(|until| until <= self.now);
+        if due || self.foreign_changes(core) != self.cores[core as usize].seen {
+            return false;
+        }
+        self.watching.push(core);
+        if let Some(until) = until {
+            // It polls on all the same, ever more rarely while nothing changes: who waits for a moment may look at the
+            // clock before it has come.
+            let slot = &mut self.cores[core as usize];
+            slot.pause_ns = slot.pause_ns.saturating_mul(2).max(LOOK_AGAIN_NS_MAX);
+            let look = Instant(self.now.0.saturating_add(slot.pause_ns));
+            self.schedule_core(core, until.min(look));
+        }
+        true
+    }
+
+    /// Lets the watching cores look again for whom something has changed.
+    fn look_again(&mut self) {
+        let mut at = 0;
+        while let Some(core) = self.watching.get(at).copied() {
+            if self.foreign_changes(core) == self.cores[core as usize].seen {
+                at += 1;
+                continue;
+            }
+            self.watching.swap_remove(at);
+            self.cores[core as usize].pause_ns = 0;
+            let when = Instant(self.now.0 + 1 + self.streams.schedule.below(LOOK_AGAIN_NS_MAX));
+            self.schedule_core(core, when);
+        }
+    }
+}
+
+enum Slept {
+    Asleep,
+    Awake,
+    Died,
+}
+
+/// Arms every poller of a core, and lets it sleep if none has work after all.
+fn sleep(core: u32, mut until: Option<Instant>) -> Slept {
+    let (pollers, now) = world::with(|world| {
+        let slot = &mut world.cores[core as usize];
+        slot.sleep += 1;
+        slot.woken = false;
+        (slot.pollers.len(), world.now)
+    });
+    let mut wakes = SimWakes::new(core);
+    let mut busy = false;
+    for at in 0..pollers {
+        let mut poller =
+            world::with(|world| world.cores[core as usize].pollers[at].take()).expect("at its place");
+        let wakes = &mut wakes;
+        let Outcome::Returned((poll, poller)) = on_core(core, move || {
+            let poll = poller.arm(now, wakes);
+            world::interleave();
+            (poll, poller)
+        }) else {
+            return Slept::Died;
+        };
+        world::with(|world| world.cores[core as usize].pollers[at] = Some(poller));
+        match poll {
+            Poll::Busy | Poll::Done => busy = true,
+            Poll::Idle { until: earliest } => until = [until, earliest].into_iter().flatten().min(),
+        }
+    }
+    world::with(|world| {
+        let processor = world.cores[core as usize].processor;
+        world.drain(processor);
+        let slot = &mut world.cores[core as usize];
+        let due = until.is_some_and(|until| until <= world.now);
+        let stop = world.processes[slot.process as usize].stop_requested && !slot.pollers.is_empty();
+        // A process that was asked to stop is not left asleep by the request that came before the sleep.
+        if busy
+            || due
+            || wakes.ready()
+            || slot.woken
+            || !slot.constructors.is_empty()
+            || (stop && slot.sleep_after_stop())
+        {
+            return Slept::Awake;
+        }
+        slot.asleep = true;
+        if let Some(until) = until {
+            world.schedule_core(core, until);
+        }
+        Slept::Asleep
+    })
+}
+
+impl Core {
+    /// Whether this sleep would be the first since the stop was asked for.
+    fn sleep_after_stop(&mut self) -> bool {
+        !std::mem::replace(&mut self.stop_seen, true)
+    }
+}
+
+impl World {
+    /// Whether the process of a core has nothing left to poll anywhere, and so ends.
+    fn exits(&mut self, core: u32) -> bool {
+        let process = self.cores[core as usize].process;
+        let empty = self.processes[process as usize].cores.iter().all(|core| {
+            let slot = &self.cores[*core as usize];
+            slot.pollers.is_empty() && slot.constructors.is_empty()
+        });
+        if empty {
+            self.processes[process as usize].exited = true;
+            self.end_life(process, "ended");
+        }
+        empty
+    }
+}
+
+/// Runs the world to the end of its scenario, to a failure, or until nothing can happen any more.
+pub fn run() -> End {
+    loop {
+        let event = world::with(|world| {
+            if world.failure.is_some() {
+                return Err(End::Failed);
+            }
+            if world.finished {
+                world.drain_all();
+                return Err(End::Finished);
+            }
+            if world.steps > world.temper.steps_max {
+                let steps = world.steps;
+                world.fail("limit", format!("not finished after {steps} steps"));
+                return Err(End::Failed);
+            }
+            world.close_dropped();
+            world.look_again();
+            let Some((at, event)) = world.queue.pop() else {
+                world.fail(
+                    "stuck",
+                    "nothing can run, nothing is awaited, and the scenario has not ended".into(),
+                );
+                return Err(End::Failed);
+            };
+            world.now = world.now.max(at);
+            if world.now.0 > world.temper.time_max_ns {
+                let seconds = world.temper.time_max_ns / 1_000_000_000;
+                world.fail("limit", format!("not finished after {seconds} s of the world's clock"));
+                return Err(End::Failed);
+            }
+            Ok(event)
+        });
+        match event {
+            Err(end) => return end,
+            Ok(Event::Core(core, generation)) => {
+                let current = world::with(|world| {
+                    let slot = &mut world.cores[core as usize];
+                    let current =
+                        slot.generation == generation && world.processes[slot.process as usize].alive;
+                    if current {
+                        world.watching.retain(|watching| *watching != core);
+                        let slot = &mut world.cores[core as usize];
+                        slot.asleep = false;
+                        world.steps += 1;
+                        world.trace.add(Record::Step, u64::from(core) << 1, crate::rng::drawn());
+                    }
+                    current
+                });
+                if current {
+                    step_core(core);
+                }
+            }
+            Ok(Event::Model(model, generation)) => {
+                let current = world::with(|world| world.models[model as usize].generation == generation);
+                if current {
+                    step_model(model);
+                }
+            }
+            Ok(Event::Job(job)) => crate::offload::run_job(job),
+            Ok(Event::Disk(disk)) => world::with(|world| world.disk_event(disk)),
+            Ok(Event::Drain(processor)) => world::with(|world| world.drain_event(processor)),
+        }
+    }
+}

@@ -1,0 +1,513 @@
+//! Whoever starts the target again: it keeps the process alive, lets the faults of its own level strike (deaths, power
+//! loss, resets, reconnects, memory and size changes), and leads a run through its phases: load under faults, healing,
+//! a reading of every disk, quiet, and an orderly stop.
+
+use crate::check::Observation;
+use crate::faults::FaultKind;
+use crate::guest::Witness;
+use crate::guest::vm::Shared;
+use crate::operator::{Call, SharedOperator};
+use crate::plan::{GuestPlan, Plan};
+use crate::process;
+use crate::record::Eye;
+use crate::rng::Rng;
+use crate::scenario::BdevKind;
+use crate::scheduler;
+use crate::vmm::message::feature;
+use crate::vmm::{SharedVmm, Task};
+use crate::world::{self, Model, Program, Step};
+use runtime::Instant;
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// Shortest and longest time between two looks.
+const LOOK_NS: (u64, u64) = (10_000, 40_000);
+/// Time without any progress after which a run is stuck, in parts of the scenario's bound.
+const STUCK_BOUNDS: u64 = 5;
+/// A load goes on for faults that have not struck yet, up to so many times its requests.
+const LOAD_MAX: u64 = 4;
+/// Requests by which it goes on.
+const LOAD_STEP: u64 = 64;
+/// Longest time in which a region that was unplugged comes back.
+const PLUG_NS_MAX: u64 = 500_000;
+/// Number of the stream that the supervisor draws from.
+const STREAM: u64 = 60_000;
+
+/// The life of the target that there is, or was last, for whoever has to know (`u32::MAX`: none yet).
+pub type CurrentLife = Rc<Cell<u32>>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// A firmware reads a little through queue 0.
+    Firmware,
+    /// The guest's own driver runs.
+    Driver,
+}
+
+/// A guest, as the supervisor sees it.
+pub struct Guest {
+    /// The machine.
+    pub vm: Shared,
+    /// Its front-end.
+    pub vmm: SharedVmm<Eye>,
+    /// What it tells.
+    pub eye: Eye,
+    /// What was drawn.
+    pub plan: GuestPlan,
+    /// Its disk, if it has one.
+    pub disk: Option<u32>,
+    /// Name of its bdev.
+    pub bdev: String,
+    stage: Stage,
+    /// Requests whose opportunities for faults were taken.
+    seen: u64,
+    /// Requests that it was allowed to make beyond the plan.
+    extended: u64,
+    resets: Vec<Instant>,
+    plugs: Vec<(Instant, usize)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Load,
+    Verify,
+    Stop,
+}
+
+/// The supervisor.
+pub struct Supervisor {
+    plan: Plan,
+    machine: u32,
+    program: Program,
+    rng: Rng,
+    operator: SharedOperator,
+    guests: Vec<Guest>,
+    life: CurrentLife,
+    /// Something other than guests has to end first: hostile neighbours.
+    neighbours: Vec<Rc<Cell<bool>>>,
+    phase: Phase,
+    buried: bool,
+    restart_at: Option<Instant>,
+    power_at: Option<Instant>,
+    deaths: u64,
+    deaths_wanted: u64,
+    powers_wanted: u64,
+    progress: (u64, Instant),
+}
+
+/// A headline of the run.
+fn tell(what: impl FnOnce() -> String) {
+    world::with(|world| world.tell(what));
+}
+
+/// What a supervisor is made of.
+pub struct Parts {
+    /// The plan.
+    pub plan: Plan,
+    /// The machine of the target.
+    pub machine: u32,
+    /// The operator.
+    pub operator: SharedOperator,
+    /// The guests.
+    pub guests: Vec<Guest>,
+    /// The current life.
+    pub life: CurrentLife,
+    /// Hostile neighbours: whether each is through.
+    pub neighbours: Vec<Rc<Cell<bool>>>,
+    /// Faults to come of kinds that the load waits for, in a replay.
+    pub script: Option<(u64, u64)>,
+}
+
+impl Guest {
+    /// A guest that was not started.
+    #[must_use]
+    pub fn new(
+        vm: Shared,
+        vmm: SharedVmm<Eye>,
+        eye: Eye,
+        plan: GuestPlan,
+        disk: Option<u32>,
+        bdev: String,
+    ) -> Self {
+        let (resets, plugs) = (Vec::new(), Vec::new());
+        Self { vm, vmm, eye, plan, disk, bdev, stage: Stage::Driver, seen: 0, extended: 0, resets, plugs }
+    }
+
+    /// Features that the guest's own driver knows.
+    fn features(&self) -> u64 {
+        let mut features =
+            feature::VERSION_1 | feature::BLK_SIZE | feature::SEG_MAX | feature::MQ | feature::RO;
+        features |= feature::DISCARD | feature::WRITE_ZEROES;
+        for (on, bit) in [
+            (self.plan.event_idx, feature::EVENT_IDX),
+            (self.plan.indirect, feature::INDIRECT),
+            (self.plan.flush, feature::FLUSH | feature::CONFIG_WCE),
+        ] {
+            features |= if on { bit } else { 0 };
+        }
+        features
+    }
+
+    /// The machine was switched on: a firmware first, if it has one.
+    fn boot(&mut self) {
+        if self.plan.firmware_requests > 0 {
+            self.stage = Stage::Firmware;
+            self.vm.borrow_mut().device.hold_load(true);
+            self.vm.borrow_mut().device.allow_firmware(self.plan.firmware_requests);
+            // SeaBIOS knows neither event indexes nor indirect descriptors, and starts queue 0 alone.
+            let features = feature::VERSION_1 | feature::BLK_SIZE | feature::SEG_MAX;
+            self.vmm.borrow_mut().ask(Task::Start { queues: 1, features });
+        } else {
+            self.stage = Stage::Driver;
+            self.start_driver();
+        }
+    }
+
+    fn start_driver(&mut self) {
+        let task = Task::Start { queues: self.plan.queues, features: self.features() };
+        self.vm.borrow_mut().device.hold_load(false);
+        self.vmm.borrow_mut().ask(task);
+    }
+
+    /// Whether nothing is out and nothing is left to ask.
+    fn is_idle(&self) -> bool {
+        let vm = self.vm.borrow();
+        !vm.device.has_load() && vm.outstanding() == 0
+    }
+
+    /// Sectors of its disk, and those that it knows of, where it should have been told of others by now.
+    fn untold_size(&self) -> Option<(u64, u64)> {
+        let disk = self.disk?;
+        let known = self.vm.borrow().device.offer.capacity;
+        let is = world::with(|world| world.disk_content(disk).len() as u64 / 512);
+        (self.vmm.borrow().hears_changes() && is != known).then_some((is, known))
+    }
+
+    fn step(&mut self, now: Instant) {
+        if self.stage == Stage::Firmware {
+            let vm = self.vm.borrow();
+            let through = !vm.device.has_more() && vm.outstanding() == 0;
+            drop(vm);
+            if through && self.vmm.borrow().is_running() {
+                self.stage = Stage::Driver;
+                self.vmm.borrow_mut().ask(Task::Unload);
+                self.start_driver();
+            }
+        }
+        if self.resets.iter().any(|&at| at <= now) {
+            self.resets.retain(|&at| at > now);
+            self.reset();
+        }
+        let vmm = &self.vmm;
+        self.plugs.retain(|&(at, region)| {
+            if at <= now {
+                vmm.borrow_mut().ask(Task::Plug(region));
+            }
+            at > now
+        });
+    }
+
+    fn reset(&mut self) {
+        self.stage = Stage::Driver;
+        self.vmm.borrow_mut().ask(Task::Reset);
+        self.start_driver();
+    }
+}
+
+impl Supervisor {
+    /// A supervisor in the world. The first life begins with its first step.
+    pub fn build(parts: Parts) {
+        let Parts { plan, machine, operator, mut guests, life, neighbours, script } = parts;
+        for guest in &mut guests {
+            guest.vm.borrow_mut().device.allow(guest.plan.workload.requests);
+            guest.boot();
+        }
+        let most = |kind| plan.fault(kind).map_or(0, |fault| fault.rate.most);
+        let (deaths_wanted, powers_wanted) =
+            script.unwrap_or((most(FaultKind::Kill), most(FaultKind::PowerLoss)));
+        let supervisor = Self {
+            rng: Rng::new(plan.seed, STREAM),
+            plan,
+            machine,
+            program: process::target(),
+            operator,
+            guests,
+            life,
+            neighbours,
+            phase: Phase::Load,
+            buried: true,
+            restart_at: Some(Instant(0)),
+            power_at: None,
+            deaths: 0,
+            deaths_wanted,
+            powers_wanted,
+            progress: (0, Instant(0)),
+        };
+        world::with(|world| world.add_model(Box::new(supervisor), false));
+    }
+
+    /// Looks after the process.
+    fn look_after(&mut self, now: Instant) {
+        let life = self.life.get();
+        if !self.buried && !world::with(|world| world.is_alive(life)) {
+            self.buried = true;
+            self.power_at = None;
+            if world::with(|world| world.has_exited(life)) && self.phase == Phase::Stop {
+                return;
+            }
+            self.deaths += 1;
+            let reset = self.strike(FaultKind::GuestReset, 1000);
+            for guest in &mut self.guests {
+                guest.resets.extend(reset.map(|delay_ns| Instant(now.0 + delay_ns)));
+            }
+            let down = self.rng.between(self.plan.down_ns.low, self.plan.down_ns.high);
+            self.restart_at = Some(Instant(now.0 + down));
+        }
+        if self.restart_at.is_some_and(|at| at <= now) {
+            self.restart_at = None;
+            self.begin_life(now);
+        }
+        if self.power_at.is_some_and(|at| at <= now) {
+            self.lose_power(now);
+        }
+    }
+
+    fn begin_life(&mut self, now: Instant) {
+        self.buried = false;
+        let kill = self.plan.fault(FaultKind::Kill).copied();
+        let early = self.deaths > 0;
+        let points = world::with(|world| {
+            world.faults().strike(FaultKind::Kill, |rng| {
+                let kill = kill.expect("a kind that strikes is on");
+                let again = rng.chance(kill.again, 256) && early;
+                let range = if again { kill.again_range } else { kill.range };
+                rng.between(range.low, range.high)
+            })
+        });
+        let power = self.strike(FaultKind::PowerLoss, 1000);
+        self.power_at = power.map(|delay_ns| Instant(now.0 + delay_ns));
+        let (machine, cores, sleep) = (self.machine, self.plan.cores, self.plan.sleep);
+        let program = &self.program;
+        let life = world::with(|world| {
+            let life = world.spawn(machine, program, cores, sleep);
+            if let Some(points) = points {
+                world.kill_after(life, points);
+            }
+            life
+        });
+        self.life.set(life);
+    }
+
+    /// An opportunity of a kind whose parameter the scenario gives, in `unit`s.
+    fn strike(&self, kind: FaultKind, unit: u64) -> Option<u64> {
+        let range = self.plan.fault(kind).map(|plan| plan.range);
+        world::with(|world| {
+            world.faults().strike(kind, |rng| {
+                let range = range.expect("a kind that strikes is on");
+                rng.between(range.low * unit, range.high * unit)
+            })
+        })
+    }
+
+    fn lose_power(&mut self, now: Instant) {
+        self.power_at = None;
+        self.buried = true;
+        self.deaths += 1;
+        scheduler::power_loss(self.machine);
+        tell(|| "the machine lost its power".to_owned());
+        let down = self.rng.between(self.plan.down_ns.low, self.plan.down_ns.high);
+        self.restart_at = Some(Instant(now.0 + down));
+        for guest in &mut self.guests {
+            guest.resets.clear();
+            guest.plugs.clear();
+            guest.vmm.borrow_mut().lose_power(Instant(now.0 + down));
+            guest.eye.saw(&Observation::PowerLost);
+            guest.vm.borrow_mut().device.read_all();
+            guest.boot();
+        }
+    }
+
+    /// The opportunities of the requests that the guests made since the last look.
+    fn opportunities(&mut self, now: Instant) {
+        for at in 0..self.guests.len() {
+            let made = self.guests[at].vm.borrow().device.made();
+            for _ in self.guests[at].seen..made {
+                self.opportunity(at, now);
+            }
+            self.guests[at].seen = made;
+        }
+    }
+
+    fn opportunity(&mut self, at: usize, now: Instant) {
+        if let Some(delay_ns) = self.strike(FaultKind::Disconnect, 1000) {
+            tell(|| format!("guest {at}: the front-end drops its connection"));
+            self.guests[at].vmm.borrow_mut().reconnect_after(delay_ns);
+        }
+        if let Some(gently) = self.coin(FaultKind::DriverReload) {
+            tell(|| {
+                format!("guest {at}: the driver is loaded anew{}", if gently { "" } else { ", by a reset" })
+            });
+            if gently {
+                self.guests[at].vmm.borrow_mut().ask(Task::Unload);
+                self.guests[at].start_driver();
+            } else {
+                self.guests[at].reset();
+            }
+        }
+        if self.coin(FaultKind::Pause).is_some() {
+            tell(|| format!("guest {at}: the machine is paused and goes on with a new inflight region"));
+            let mut vmm = self.guests[at].vmm.borrow_mut();
+            vmm.ask(Task::Pause);
+            vmm.ask(Task::Resume);
+        }
+        if self.coin(FaultKind::Unplug).is_some() {
+            let regions = self.guests[at].vm.borrow().backings.len();
+            if regions > 1 {
+                let region = 1 + self.rng.below(regions as u64 - 1) as usize;
+                tell(|| format!("guest {at}: memory region {region} is unplugged"));
+                self.guests[at].vmm.borrow_mut().ask(Task::Unplug(region));
+                let back = Instant(now.0 + self.rng.below(PLUG_NS_MAX));
+                self.guests[at].plugs.push((back, region));
+            }
+        }
+        if let Some(writeback) = self.coin(FaultKind::CacheChange) {
+            tell(|| format!("guest {at}: the driver sets the write cache: writeback {writeback}"));
+            self.guests[at].vmm.borrow_mut().ask(Task::Cache(writeback));
+        }
+        if let Some(sectors) = self.strike(FaultKind::Resize, 1) {
+            self.grow(at, sectors);
+        }
+    }
+
+    /// An opportunity of a kind whose parameter is one bit.
+    fn coin(&self, kind: FaultKind) -> Option<bool> {
+        world::with(|world| world.faults().strike(kind, |rng| rng.below(2)).map(|bit| bit != 0))
+    }
+
+    fn grow(&mut self, at: usize, sectors: u64) {
+        let guest = &mut self.guests[at];
+        let Some(disk) = guest.disk else { return };
+        let now = world::with(|world| world.disk_content(disk).len() as u64 / 512);
+        let then = (now + sectors).min(guest.plan.sectors_max);
+        world::with(|world| world.resize_disk(disk, then * 512));
+        let aio = guest.plan.bdev == BdevKind::Aio;
+        self.operator.borrow_mut().ask(Call::Rescan(guest.bdev.clone(), aio));
+        tell(|| format!("guest {at}: the disk grows from {now} to {then} sectors"));
+    }
+
+    /// Ends the run if nothing has happened for too long.
+    fn watch(&mut self, now: Instant) {
+        let done: u64 = self.guests.iter().map(|guest| guest.vm.borrow().device.completed).sum();
+        let mark = done + (u64::from(self.life.get()) << 40);
+        if mark != self.progress.0 {
+            self.progress = (mark, now);
+        }
+        let waited = now.since_ns(self.progress.1);
+        if waited > STUCK_BOUNDS * self.plan.bound_ns {
+            let states: Vec<String> = self
+                .guests
+                .iter()
+                .enumerate()
+                .map(|(at, guest)| {
+                    let (vm, vmm) = (guest.vm.borrow(), guest.vmm.borrow());
+                    let size = guest.untold_size().map_or(String::new(), |(is, known)| {
+                        format!(" and was never told that its disk of {known} sectors has {is}")
+                    });
+                    format!("guest {at} waits for {} requests{size}, {}", vm.outstanding(), vmm.describe())
+                })
+                .collect();
+            let what = format!("nothing happened for {waited} ns: {}", states.join("; "));
+            world::with(|world| world.fail("stuck", what));
+        }
+    }
+
+    fn phase(&mut self) -> bool {
+        let idle = self.guests.iter().all(Guest::is_idle);
+        let neighbours = self.neighbours.iter().all(|through| through.get());
+        let settled = idle
+            && neighbours
+            && self.restart_at.is_none()
+            && self.guests.iter().all(|guest| {
+                guest.plugs.is_empty() && guest.vmm.borrow().is_settled() && guest.untold_size().is_none()
+            });
+        match self.phase {
+            Phase::Load => {
+                if idle && self.owes_faults() {
+                    for guest in &mut self.guests {
+                        guest.extended += LOAD_STEP;
+                        guest.vm.borrow_mut().device.allow(LOAD_STEP);
+                        guest.vm.borrow().wake();
+                    }
+                } else if idle && neighbours {
+                    self.heal();
+                }
+            }
+            Phase::Verify if settled && self.operator.borrow().is_settled() => {
+                for guest in &self.guests {
+                    guest.vmm.borrow_mut().report_quiet();
+                }
+                tell(|| "the guests are quiet; the target is asked to stop".to_owned());
+                world::with(|world| world.request_stop(self.life.get()));
+                self.phase = Phase::Stop;
+            }
+            Phase::Verify => {}
+            Phase::Stop => {
+                if world::with(|world| world.has_exited(self.life.get())) {
+                    tell(|| "the target has stopped in order".to_owned());
+                    world::with(|world| world.finish());
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Whether faults that the scenario asks for have not struck yet, and the load may go on for them.
+    fn owes_faults(&self) -> bool {
+        let (kills, powers) = world::with(|world| {
+            (world.faults().count(FaultKind::Kill), world.faults().count(FaultKind::PowerLoss))
+        });
+        let owed = kills + powers > self.deaths || kills < self.deaths_wanted || powers < self.powers_wanted;
+        owed && self.guests.iter().all(|guest| guest.extended < LOAD_MAX * guest.plan.workload.requests)
+    }
+
+    fn heal(&mut self) {
+        self.phase = Phase::Verify;
+        self.power_at = None;
+        self.operator.borrow_mut().finish();
+        let life = self.life.get();
+        let bad_for_ever = world::with(|world| {
+            world.faults().heal();
+            // A death that was to come later does not.
+            world.kill_after(life, u64::MAX);
+            world.faults().count(FaultKind::DiskBadRange) > 0
+        });
+        tell(|| "the faults stop; every disk is read".to_owned());
+        for guest in &mut self.guests {
+            guest.resets.clear();
+            guest.eye.saw(&Observation::Healed);
+            let mut vm = guest.vm.borrow_mut();
+            vm.device.disk_may_fail &= bad_for_ever;
+            vm.device.read_all();
+            vm.wake();
+        }
+    }
+}
+
+impl Model for Supervisor {
+    fn step(&mut self) -> Step {
+        let now = world::with(|world| world.now());
+        self.look_after(now);
+        if self.phase == Phase::Load {
+            self.opportunities(now);
+        }
+        for guest in &mut self.guests {
+            guest.step(now);
+        }
+        self.watch(now);
+        if self.phase() {
+            return Step::Done;
+        }
+        Step::Idle { until: Some(Instant(now.0 + self.rng.between(LOOK_NS.0, LOOK_NS.1))) }
+    }
+}

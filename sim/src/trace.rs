@@ -1,0 +1,91 @@
+//! The trace of a run: one number that two runs share exactly when they did the same things in the same order, and,
+//! where it was asked for, a readable log.
+//!
+//! The hash covers every draw, every store to shared memory (region, offset, value), every message, ring, wake-up and
+//! completion. Host facts (addresses, times, handles) never reach it.
+
+use xxhash_rust::xxh3::Xxh3;
+
+/// Words that are gathered before they are hashed.
+const GATHERED: usize = 1024;
+
+/// What a hashed record is about. The numbers are part of the hash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Record {
+    /// A word drawn from a stream.
+    Draw = 1,
+    /// A store that reached memory.
+    Store = 2,
+    /// A bulk store that reached memory.
+    Bulk = 3,
+    /// Bytes sent on a stream.
+    Send = 4,
+    /// A notifier rung.
+    Ring = 5,
+    /// A step of an actor.
+    Step = 6,
+    /// An operation of a disk that took effect.
+    Disk = 7,
+    /// A process or a machine began or ended.
+    Life = 8,
+    /// An event of the target's flight recorder.
+    Event = 9,
+    /// An offloaded job ended.
+    Job = 10,
+    /// Something that a guest or a front-end did.
+    Model = 11,
+    /// A fault that struck.
+    Fault = 12,
+}
+
+/// The running hash.
+pub struct Trace {
+    hash: Xxh3,
+    gathered: Vec<u8>,
+    records: u64,
+}
+
+impl Default for Trace {
+    fn default() -> Self {
+        Self { hash: Xxh3::new(), gathered: Vec::with_capacity(8 * GATHERED + 64), records: 0 }
+    }
+}
+
+impl Trace {
+    /// Adds a record.
+    #[inline]
+    pub fn add(&mut self, record: Record, a: u64, b: u64) {
+        self.records += 1;
+        self.gathered.push(record as u8);
+        self.gathered.extend_from_slice(&a.to_le_bytes());
+        self.gathered.extend_from_slice(&b.to_le_bytes());
+        if self.gathered.len() >= 8 * GATHERED {
+            self.gather();
+        }
+    }
+
+    /// Adds bytes to the last record.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        self.gather();
+        self.hash.update(bytes);
+    }
+
+    fn gather(&mut self) {
+        self.hash.update(&self.gathered);
+        self.gathered.clear();
+    }
+
+    /// The hash of everything so far.
+    #[must_use]
+    pub fn finish(&mut self) -> u128 {
+        self.gather();
+        self.hash.digest128()
+    }
+
+    /// How many records there were.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.records
+    }
+}

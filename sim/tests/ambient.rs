@@ -1,0 +1,98 @@
+//! The determinism auditor. Each scenario is run plainly, and then again inside madsim runtimes with several seeds of
+//! their own: there the wall clock, the host's entropy and the hash seeds differ from runtime to runtime, and a thread
+//! cannot be spawned. If anything ambient reached a world, in our code or in a dependency's, its trace would differ.
+//!
+//! The auditor itself is audited: leaks planted for the purpose must be seen.
+
+/// Why the audit is not part of a plain `cargo test`.
+#[cfg(not(madsim))]
+#[test]
+#[ignore = "needs the flag --cfg madsim, which rebuilds everything; run: cargo ambient"]
+fn every_scenario_is_the_same_in_every_madsim_runtime() {}
+
+#[cfg(madsim)]
+mod audit {
+    use madsim::Config;
+    use madsim::runtime::Runtime;
+    use sim::catalog;
+    use sim::report::Outcome;
+    use sim::run::run;
+    use sim::world::Detail;
+    use std::collections::HashMap;
+
+    /// Seeds of the runtimes around the world; the world's own seed is another thing.
+    const AMBIENT_SEEDS: [u64; 3] = [1, 2, 0xfeed];
+    /// Seeds of the worlds.
+    const WORLD_SEEDS: std::ops::Range<u64> = 1..4;
+
+    fn inside<T: 'static>(ambient_seed: u64, act: impl FnOnce() -> T + 'static) -> T {
+        Runtime::with_seed_and_config(ambient_seed, Config::default()).block_on(async move { act() })
+    }
+
+    #[test]
+    fn every_scenario_is_the_same_in_every_madsim_runtime() {
+        let scenarios = catalog::all().expect("good scenarios");
+        for named in &scenarios {
+            for seed in WORLD_SEEDS {
+                let plain = run(&named.scenario, seed, None, Detail::Nothing);
+                for ambient_seed in AMBIENT_SEEDS {
+                    let scenario = named.scenario.clone();
+                    let audited: Outcome =
+                        inside(ambient_seed, move || run(&scenario, seed, None, Detail::Nothing));
+                    assert_eq!(
+                        plain.trace, audited.trace,
+                        "{} seed {seed} differs inside madsim runtime {ambient_seed}",
+                        named.name
+                    );
+                }
+            }
+            println!(
+                "{}: {} seeds alike in {} runtimes",
+                named.name,
+                WORLD_SEEDS.count(),
+                AMBIENT_SEEDS.len()
+            );
+        }
+        println!("{} scenarios audited", scenarios.len());
+        assert!(!scenarios.is_empty());
+    }
+
+    /// What a leak shows of each runtime.
+    fn seen_by(leak: fn() -> u64) -> Vec<u64> {
+        AMBIENT_SEEDS.iter().map(|seed| inside(*seed, leak)).collect()
+    }
+
+    fn hash_order() -> u64 {
+        let map: HashMap<u64, ()> = (0..64).map(|key| (key, ())).collect();
+        map.keys().fold(0, |order, key| order.wrapping_mul(31).wrapping_add(*key))
+    }
+
+    fn wall_clock() -> u64 {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        now.expect("after 1970").as_nanos() as u64
+    }
+
+    fn entropy() -> u64 {
+        use std::hash::{BuildHasher, RandomState};
+        RandomState::new().hash_one(0)
+    }
+
+    #[test]
+    fn planted_leaks_are_seen() {
+        let leaks: [(&str, fn() -> u64); 3] =
+            [("order of a hash map", hash_order), ("wall clock", wall_clock), ("entropy", entropy)];
+        for (name, leak) in leaks {
+            let seen = seen_by(leak);
+            assert!(
+                seen.windows(2).any(|pair| pair[0] != pair[1]),
+                "{name} is the same in every runtime: {seen:?}"
+            );
+            println!("caught: {name}");
+        }
+        let spawned = std::panic::catch_unwind(|| {
+            inside(1, || std::thread::spawn(|| ()).join().is_ok());
+        });
+        assert!(spawned.is_err(), "a thread was spawned inside a runtime");
+        println!("caught: a spawned thread");
+    }
+}

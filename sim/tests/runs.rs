@@ -1,0 +1,135 @@
+//! A seed is a run: the same trace again and again, from a replay file too, and `reprise-sim` says so by its exit code.
+
+use sim::catalog;
+use sim::faults::FaultKind;
+use sim::replay::Replay;
+use sim::report::Outcome;
+use sim::run::run;
+use sim::world::Detail;
+use std::process::{Command, Output};
+
+fn reprise_sim(arguments: &[&str]) -> Output {
+    let directory = std::env::temp_dir();
+    Command::new(env!("CARGO_BIN_EXE_reprise-sim"))
+        .args(arguments)
+        .current_dir(directory)
+        .output()
+        .expect("the binary was built for this test")
+}
+
+fn outcome(name: &str, seed: u64, detail: Detail) -> Outcome {
+    let named = catalog::find(name).unwrap_or_else(|refused| panic!("{refused}"));
+    run(&named.scenario, seed, None, detail)
+}
+
+#[test]
+fn a_seed_is_a_run_in_every_scenario() {
+    for named in catalog::all().unwrap_or_else(|refused| panic!("{refused}")) {
+        let first = run(&named.scenario, 1, None, Detail::Nothing);
+        assert!(first.passed(), "{}: {:?}", named.name, first.failure);
+        assert_eq!(
+            outcome(&named.name, 1, Detail::Nothing).trace,
+            first.trace,
+            "{}: the same seed twice",
+            named.name
+        );
+        assert_ne!(
+            outcome(&named.name, 2, Detail::Nothing).trace,
+            first.trace,
+            "{}: another seed",
+            named.name
+        );
+        assert_eq!(
+            outcome(&named.name, 1, Detail::Everything).trace,
+            first.trace,
+            "{}: being watched changes nothing",
+            named.name
+        );
+    }
+}
+
+#[test]
+fn a_replay_is_the_run_and_less_of_it_is_another() {
+    let named = catalog::find("kill-anywhere").unwrap_or_else(|refused| panic!("{refused}"));
+    let drawn = run(&named.scenario, 5, None, Detail::Nothing);
+    let text = Replay::of(&named.name, &named.text, 5, &drawn).write();
+    let replay = Replay::read("a.toml", &text).unwrap_or_else(|refused| panic!("{refused}"));
+    let (scenario, faults) = replay.parts("a.toml").unwrap_or_else(|refused| panic!("{refused}"));
+    assert_eq!(faults, drawn.faults);
+    let again = run(&scenario, replay.seed, Some(&faults), Detail::Nothing);
+    assert_eq!((again.trace, again.kills, again.ios), (drawn.trace, drawn.kills, drawn.ios));
+    let fewer: Vec<_> = faults
+        .iter()
+        .copied()
+        .filter(|fault| fault.kind != FaultKind::Kill || fault.opportunity < 2)
+        .collect();
+    let shrunk = run(&scenario, replay.seed, Some(&fewer), Detail::Nothing);
+    assert!(shrunk.passed(), "{:?}", shrunk.failure);
+    assert_eq!(shrunk.kills, 2);
+}
+
+#[test]
+fn two_processes_see_the_same_trace() {
+    let of = |seed: &str| {
+        let output = reprise_sim(&["run", "kill-anywhere", "--seed", seed, "--json"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let object: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+        assert_eq!(object["verdict"], "pass");
+        for field in [
+            "scenario",
+            "seed",
+            "ios",
+            "kills",
+            "replayed",
+            "faults",
+            "checks",
+            "steps",
+            "virtual_ns",
+            "wall_ns",
+        ] {
+            assert!(!object[field].is_null(), "{field} is there");
+        }
+        object["trace"].as_str().expect("a hash").to_owned()
+    };
+    let here = format!("{:032x}", outcome("kill-anywhere", 9, Detail::Nothing).trace);
+    assert_eq!((of("9"), of("9")), (here.clone(), here));
+}
+
+#[test]
+fn bad_input_is_named_and_exits_with_2() {
+    let file = std::env::temp_dir().join(format!("reprise-bad-scenario-{}.toml", env!("CARGO_PKG_VERSION")));
+    std::fs::write(&file, "title = \"t\"\nabout = \"a\"\n[guest]\nqueues = 0\n")
+        .expect("a writable directory");
+    let path = file.to_str().expect("a plain path");
+    for (arguments, said) in [
+        (vec!["run", path, "--seed", "1"], ":4: guest.queues is 0; allowed: 1 to 64"),
+        (vec!["run", "no-such-scenario", "--seed", "1"], "neither a listed scenario nor a file"),
+        (vec!["replay", path], "unknown field `about`, expected one of"),
+        (vec!["sweep", "kill-anywhere", "--seeds", "0"], "0 is not in 1.."),
+    ] {
+        let output = reprise_sim(&arguments);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {error}");
+        assert!(error.contains(said), "{arguments:?}: {error}");
+    }
+    let _ = std::fs::remove_file(file);
+}
+
+#[test]
+fn a_scenario_that_asks_for_more_than_it_got_fails_with_1_and_leaves_a_replay_file() {
+    let directory = std::env::temp_dir().join("reprise-sim-test-coverage");
+    std::fs::create_dir_all(&directory).expect("a writable directory");
+    let file = directory.join("too-much.toml");
+    std::fs::write(&file, "title = \"t\"\nabout = \"a\"\n[guest]\nrequests = 20\n[at-least]\nkills = 1\n")
+        .expect("room");
+    let output = Command::new(env!("CARGO_BIN_EXE_reprise-sim"))
+        .args(["run", "too-much.toml", "--seed", "1"])
+        .current_dir(&directory)
+        .output()
+        .expect("the binary was built for this test");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("replay with: reprise-sim replay too-much-1.replay.toml"), "{error}");
+    assert!(directory.join("too-much-1.replay.toml").exists());
+    let _ = std::fs::remove_dir_all(directory);
+}
