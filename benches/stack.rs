@@ -1,0 +1,198 @@
+//! What the stack alone costs: from a split ring to the null bdev and back, on real shared memory, with inflight tracking,
+//! no socket and no front-end.
+//!
+//! The driver's part (making requests available) is not timed. Each depth is measured in many rounds, the flight recorder
+//! on and off in turn; the medians are printed. With valgrind on the machine, instructions per I/O are counted too, as
+//! the difference of two runs that differ in their number of rounds only.
+//!
+//!     cargo bench -p tests --bench stack
+
+use hw::{HostPlatform, Options, Process};
+use runtime::{Memory, Platform, Poll, Poller, Window};
+use stack::block::{Bdev, NullBdev};
+
+use stack::virtio::blk::{BlkDevice, BlkOptions, QueueConfig};
+use stack::virtio::features::{EVENT_IDX, INDIRECT_DESC, VERSION_1};
+use stack::virtio::inflight::queue_region_len;
+use stack::virtio::memory::{GuestMemory, Region};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// Bytes of one request's payload.
+const PAYLOAD: u64 = 4096;
+/// Entries of the ring: three descriptors a request, 128 requests.
+const RING: u16 = 512;
+/// Where things lie in the guest's memory.
+const AVAILABLE: u64 = 64 << 10;
+const USED: u64 = 128 << 10;
+const HEADERS: u64 = 192 << 10;
+const PAYLOADS: u64 = 1 << 20;
+const MEMORY: u64 = 4 << 20;
+/// The guest's memory begins here.
+const BASE: u64 = 1 << 30;
+/// Requests of one measurement.
+const REQUESTS: u64 = 2_000_000;
+/// Measurements of each kind.
+const MEASUREMENTS: usize = 9;
+
+/// A ring with its device, and a driver that writes memory by hand.
+struct Bench {
+    device: BlkDevice<HostPlatform>,
+    memory: GuestMemory<HostPlatform>,
+    window: <HostPlatform as Platform>::Window,
+    platform: HostPlatform,
+    available: u16,
+}
+
+impl Bench {
+    fn new(platform: &HostPlatform) -> Self {
+        let region = platform.shared_memory("guest", MEMORY).expect("memory");
+        let window = region.window();
+        let part = |at, len| window.slice(at, len).expect("inside");
+        let inflight = platform.shared_memory("inflight", queue_region_len(RING)).expect("memory");
+        let bdev: Arc<dyn Bdev<HostPlatform>> =
+            Arc::new(NullBdev::new("Null0".into(), [0; 16], 512, 512, 1 << 21, platform.cores()));
+        let channel = bdev.channel(platform).expect("a channel");
+        let options = BlkOptions { read_only: false, device: 0 };
+        let mut device = BlkDevice::new(platform.clone(), bdev, channel, options);
+        device.set_features(VERSION_1 | EVENT_IDX | INDIRECT_DESC).expect("offered");
+        let config = QueueConfig {
+            size: RING,
+            base: 0,
+            descriptors: part(0, 16 * u64::from(RING)),
+            available: part(AVAILABLE, 6 + 2 * u64::from(RING)),
+            used: part(USED, 6 + 8 * u64::from(RING)),
+            used_log: None,
+            inflight: Some(inflight.window()),
+        };
+        // The region must stay mapped as long as the queue runs: to the end of the process.
+        std::mem::forget(inflight);
+        device.start_queue(0, config).expect("a good ring");
+        device.set_enabled(0, true);
+        let mut memory = GuestMemory::new();
+        let region = Region { guest_address: BASE, len: MEMORY, user_address: 0, memory: region };
+        memory.insert(region).expect("one region");
+        // Three descriptors a request: header, payload, status.
+        for request in 0..u64::from(RING / 3) {
+            let header = HEADERS + 64 * request;
+            window.store_u64(header + 8, request * 8, Relaxed);
+            let descriptor = |index: u64, address: u64, len: u64, flags: u64, next: u64| {
+                window.store_u64(16 * index, BASE + address, Relaxed);
+                window.store_u64(16 * index + 8, len | flags << 32 | next << 48, Relaxed);
+            };
+            let first = 3 * request;
+            descriptor(first, header, 16, 1, first + 1);
+            descriptor(first + 1, PAYLOADS + PAYLOAD * request, PAYLOAD, 3, first + 2);
+            descriptor(first + 2, header + 32, 1, 2, 0);
+        }
+        // Event suppression as a driver that polls does it: far behind.
+        window.store_u16(AVAILABLE + 4 + 2 * u64::from(RING), u16::MAX / 2, Relaxed);
+        Self { device, memory, window, platform: platform.clone(), available: 0 }
+    }
+
+    /// Nanoseconds per I/O at a depth.
+    fn measure(&mut self, depth: u16, requests: u64) -> f64 {
+        let mut timed = 0;
+        for _ in 0..requests / u64::from(depth) {
+            for request in 0..depth {
+                let slot = u64::from(self.available.wrapping_add(request) % RING);
+                self.window.store_u16(AVAILABLE + 4 + 2 * slot, 3 * request, Relaxed);
+            }
+            self.available = self.available.wrapping_add(depth);
+            self.window.store_u16(AVAILABLE + 2, self.available, Release);
+            let begun = Instant::now();
+            let now = self.platform.now();
+            while self.window.load_u16(USED + 2, Relaxed) != self.available {
+                self.device.poll(now, &self.memory);
+            }
+            timed += begun.elapsed().as_nanos();
+        }
+        timed as f64 / requests as f64
+    }
+}
+
+/// Runs the measurement on a reactor, and ends.
+struct Once;
+
+impl Poller<HostPlatform> for Once {
+    fn poll(&mut self, _: runtime::Instant) -> Poll {
+        Poll::Done
+    }
+    fn arm(&mut self, _: runtime::Instant, _: &mut <HostPlatform as Platform>::Wakes) -> Poll {
+        Poll::Done
+    }
+}
+
+fn on_reactor<T: Send + 'static>(
+    recorder: Option<PathBuf>,
+    act: impl FnOnce(HostPlatform) -> T + Send + 'static,
+) -> T {
+    let options = Options {
+        processors: hw::cores::available().into_iter().take(1).collect(),
+        poll: true,
+        memory_directory: "/dev/shm".into(),
+        recorder_directory: recorder,
+    };
+    let result = Arc::new(Mutex::new(None));
+    let slot = Arc::clone(&result);
+    let first = Box::new(move |platform: HostPlatform| {
+        *slot.lock().expect("one thread") = Some(act(platform));
+        Box::new(Once) as Box<dyn Poller<HostPlatform>>
+    });
+    Process::new(&options).expect("a process").run(first).expect("it ends");
+    result.lock().expect("one thread").take().expect("it ran")
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Instructions per I/O at a depth, by callgrind; `None` without it.
+fn instructions(depth: u16) -> Option<f64> {
+    let run = |requests: u64| {
+        let program = std::env::current_exe().ok()?;
+        let output = Command::new("valgrind")
+            .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+            .arg(program)
+            .args(["--requests", &requests.to_string(), "--depth", &depth.to_string()])
+            .output()
+            .ok()?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let collected =
+            text.lines().find_map(|line| line.split("Collected : ").nth(1))?.trim().parse::<f64>().ok()?;
+        Some(collected)
+    };
+    // The driver's own stores (two instructions' worth a request) are in it.
+    Some((run(60_000)? - run(20_000)?) / 40_000.0)
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let value = |name: &str| {
+        let at = arguments.iter().position(|argument| argument == name)?;
+        arguments.get(at + 1)?.parse::<u64>().ok()
+    };
+    if let (Some(requests), Some(depth)) = (value("--requests"), value("--depth")) {
+        on_reactor(None, move |platform| Bench::new(&platform).measure(depth as u16, requests));
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    println!(
+        "the stack alone: split ring to null bdev and back, 4 KiB reads, one core, ns per I/O (medians)"
+    );
+    println!("{:>6} {:>14} {:>14} {:>18}", "depth", "recorder off", "recorder on", "instructions/I/O");
+    for depth in [1, 32, 128] {
+        let (mut off, mut on) = (Vec::new(), Vec::new());
+        for _ in 0..MEASUREMENTS {
+            off.push(on_reactor(None, move |platform| Bench::new(&platform).measure(depth, REQUESTS)));
+            let path = Some(directory.path().to_path_buf());
+            on.push(on_reactor(path, move |platform| Bench::new(&platform).measure(depth, REQUESTS)));
+        }
+        let counted = instructions(depth).map_or_else(|| "no valgrind".into(), |count| format!("{count:.0}"));
+        println!("{depth:>6} {:>14.1} {:>14.1} {counted:>18}", median(off), median(on));
+    }
+}

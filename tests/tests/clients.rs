@@ -1,0 +1,70 @@
+//! The clients against somebody else's back-end: a client that only ever met our target proves nothing about it.
+//!
+//! qemu-storage-daemon has no inflight tracking, so reconnecting is not part of this; everything else is.
+
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+
+use tests::client::ClientError;
+use tests::client::blkio::{Blkio, Options as BlkioOptions};
+use tests::client::frontend::{Frontend, Options};
+use tests::client::load::{Load, LoadOptions};
+use tests::client::memory::HIGH_MEMORY_BASE;
+use tests::client::model::Model;
+use tests::image::Image;
+use tests::peer::{Backing, Peer};
+
+const DISK: u64 = 16 << 20;
+
+/// An exported file, or None (said aloud) where the peer isn't installed.
+fn peer(queues: u16) -> Option<(Image, Peer)> {
+    if !Peer::available() {
+        eprintln!("qemu-storage-daemon is not installed: the clients were not checked against it");
+        return None;
+    }
+    let image = Image::in_memory(DISK);
+    let peer = Peer::start(&Backing::File(image.path().to_path_buf()), queues);
+    Some((image, peer))
+}
+
+#[test]
+fn the_front_end_verifies_a_load_on_the_peer() {
+    let Some((image, peer)) = peer(2) else { return };
+    let options = Options { queues: 2, memory_slots: true, ..Options::default() };
+    let mut frontend = Frontend::connect_and_start(peer.socket(), options.clone()).expect("a connection");
+    let load = LoadOptions { sectors: DISK / 512, ..LoadOptions::default() };
+    let mut load = Load::new(&mut frontend, load).expect("a load");
+    load.run(&mut frontend, 5_000, Duration::from_secs(60)).expect("a correct load");
+    load.drain(&mut frontend, Duration::from_secs(10)).expect("all requests complete");
+    load.verify_all(&mut frontend, Duration::from_secs(10)).expect("the disk is as written");
+    assert!(load.model.compared() > DISK / 512);
+
+    frontend.stop().expect("an orderly stop");
+    frontend.start().expect("a second driver's start");
+
+    // And the judge is awake: one changed byte of the 16 MiB is found.
+    let file = std::fs::OpenOptions::new().write(true).open(image.path()).expect("the image");
+    file.write_at(&[0x5a], DISK / 2 + 77).expect("one byte");
+    let verdict = load.verify_all(&mut frontend, Duration::from_secs(10));
+    assert!(matches!(verdict, Err(ClientError::Violation(_))), "{verdict:?}");
+
+    drop((load, frontend));
+
+    // So is one byte in a buffer that no request has lent to the device.
+    let mut frontend = Frontend::connect_and_start(peer.socket(), options).expect("another connection");
+    let load = LoadOptions { sectors: DISK / 512, percent_reads: 100, ..LoadOptions::default() };
+    let mut load = Load::new(&mut frontend, load).expect("a load");
+    frontend.memory.write(HIGH_MEMORY_BASE + 5000, &[0]);
+    let verdict = load.run(&mut frontend, 100, Duration::from_secs(10));
+    assert!(format!("{verdict:?}").contains("after its request had completed"), "{verdict:?}");
+}
+
+#[test]
+fn blkio_verifies_a_load_on_the_peer() {
+    let Some((_image, peer)) = peer(2) else { return };
+    let options = BlkioOptions { queues: 2, ..BlkioOptions::default() };
+    let mut disk = Blkio::open(peer.socket(), options).expect("a connection");
+    let mut model = Model::zeroed(disk.capacity_bytes().expect("a capacity") / 512);
+    disk.verified_load(&mut model, 1, 5_000).expect("a correct load");
+    disk.verify_all(&mut model).expect("the disk is as written");
+}
