@@ -26,6 +26,7 @@ mod error;
 mod event;
 mod files;
 mod memory;
+mod pci;
 mod platform;
 mod poller;
 mod scheduler;
@@ -40,6 +41,7 @@ pub use files::{
     Directory, File, FileChannel, FileCompletion, FileEngine, FileInfo, FileLock, FileOp, FileOptions, Full,
 };
 pub use memory::{Access, Memory};
+pub use pci::{Dma, NotAnAddress, Pci, PciAddress, PciFunction, PciRefused, Registers};
 pub use platform::{Constructor, Platform};
 pub use poller::{Interest, Poll, Poller, Wakes};
 pub use scheduler::{CoreId, Job, ReactorTimes, Receiver, Sender};
