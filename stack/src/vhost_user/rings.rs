@@ -5,6 +5,9 @@
 //! certain message: after each one that may matter, [`Rings::start_ready`] starts the rings that have everything.
 //! Recovery from the inflight region is part of a ring's start, and so is final whatever came first.
 //!
+//! How a ring is to be read follows from the features that the driver accepted (`SET_FEATURES`), so these belong to what
+//! a ring needs. A reset (`SET_STATUS` 0, `RESET_DEVICE`) ends them: the next driver says its own.
+//!
 //! A ring counts as started when it was given its kick (`SET_VRING_KICK`), without waiting for the driver to ring it:
 //! after a crash the rings of the kick went to a process that is dead, and the requests that it had taken wait.
 
@@ -181,10 +184,11 @@ impl<P: Platform> Rings<P> {
     }
 
     /// Whether a ring has everything that it needs to start.
-    pub(super) fn is_any_ready(&self, memory: &GuestMemory<P>) -> bool {
-        self.rings.iter().any(|ring| {
-            ring.kicked && ring.enabled && !ring.failed && matches!(ring.areas(memory), Ok(Some(_)))
-        })
+    pub(super) fn is_any_ready(&self, memory: &GuestMemory<P>, device: &BlkDevice<P>) -> bool {
+        device.has_features()
+            && self.rings.iter().any(|ring| {
+                ring.kicked && ring.enabled && !ring.failed && matches!(ring.areas(memory), Ok(Some(_)))
+            })
     }
 
     /// Starts every ring that was kicked, is enabled, and has all that it needs. The last refusal, if there was one.
@@ -211,6 +215,9 @@ impl<P: Platform> Rings<P> {
         memory: &GuestMemory<P>,
         device: &mut BlkDevice<P>,
     ) -> Result<(), QueueError> {
+        if !device.has_features() {
+            return Ok(());
+        }
         let controller = self.controller.clone();
         // A parked ring goes on with the region that it was tracked in.
         let own = self.ring(index).inflight.clone();

@@ -488,7 +488,7 @@ impl<P: Platform> Session<P> {
 
     /// Starts the rings that have everything since the last message.
     fn start_rings(&mut self, device: &mut BlkDevice<P>) -> Result<(), RingRefusal> {
-        if !self.has_run && self.rings.is_any_ready(&self.memory) {
+        if !self.has_run && self.rings.is_any_ready(&self.memory, device) {
             self.has_run = true;
             self.before_first_ring(device);
         }
@@ -567,14 +567,17 @@ impl<P: Platform> Session<P> {
                 let state = VringState { index: index.into(), num };
                 return Ok(Outcome::Payload(state.encode().to_vec(), None));
             }
-            Action::StopAll => self.rings.finish_stop_all(device),
+            Action::StopAll => {
+                self.rings.finish_stop_all(device);
+                device.forget_features();
+            }
             Action::Drain => {}
             Action::Reset => {
                 self.rings.finish_stop_all(device);
                 device.keep_writeback_in(None, false);
                 self.rings.reset(device);
                 device.set_log(None);
-                device.set_features(0).unwrap_or_else(|_| unreachable!("no bits are always offered"));
+                device.forget_features();
                 (self.log_notifier, self.status) = (None, 0);
             }
             Action::ReplaceMemory(memory) => {
@@ -675,7 +678,7 @@ impl<P: Platform> Session<P> {
         device.keep_writeback_in(None, false);
         self.rings.release(device);
         device.set_log(None);
-        device.set_features(0).unwrap_or_else(|_| unreachable!("no bits are always offered"));
+        device.forget_features();
         device.resume();
         self.over = true;
         self.record(events::Kind::SessionClosed, 0, 0, 0, 0);

@@ -67,6 +67,8 @@ pub enum QueueError {
     Index(u16),
     /// It runs already.
     Started,
+    /// What the driver accepted is not known, and with it how to read the ring.
+    Features,
     /// The ring.
     Ring(RingError),
     /// The inflight region.
@@ -90,6 +92,7 @@ impl fmt::Display for QueueError {
         match self {
             Self::Index(index) => write!(f, "queue {index}: there are {MAX_QUEUES}"),
             Self::Started => f.write_str("the queue runs already"),
+            Self::Features => f.write_str("the features that the driver accepted are not known"),
             Self::Ring(error) => error.fmt(f),
             Self::Inflight(error) => error.fmt(f),
         }
@@ -125,7 +128,8 @@ pub struct BlkDevice<P: Platform> {
     channel: Box<dyn Channel<P>>,
     options: BlkOptions,
     id: [u8; ID_LEN],
-    features: u64,
+    /// What the driver accepted; `None` until it is told.
+    features: Option<u64>,
     /// The driver's `writeback`, where it may set it.
     writeback: bool,
     /// Where the next life of the target finds it.
@@ -167,7 +171,7 @@ impl<P: Platform> BlkDevice<P> {
             channel,
             options,
             id,
-            features: 0,
+            features: None,
             writeback: true,
             kept: None,
             rules,
@@ -220,8 +224,8 @@ impl<P: Platform> BlkDevice<P> {
         if strange != 0 {
             return Err(strange);
         }
-        let newly = features & !self.features;
-        self.features = features;
+        let newly = features & !self.features();
+        self.features = Some(features);
         if newly & features::CONFIG_WCE != 0 && features & features::FLUSH == 0 {
             // Section 5.2.5.2: write-through until told otherwise when FLUSH was not accepted with it.
             self.writeback = false;
@@ -255,18 +259,30 @@ impl<P: Platform> BlkDevice<P> {
         }
     }
 
-    /// What the driver accepted.
+    /// What the driver accepted; 0 until it is told.
     #[must_use]
     pub fn features(&self) -> u64 {
-        self.features
+        self.features.unwrap_or(0)
+    }
+
+    /// Whether it is known what the driver accepted. No queue starts before.
+    #[must_use]
+    pub fn has_features(&self) -> bool {
+        self.features.is_some()
+    }
+
+    /// The driver is gone, and what it accepted with it. All queues are stopped.
+    pub fn forget_features(&mut self) {
+        self.features = None;
+        self.update_rules();
     }
 
     /// Whether writes must be durable when they complete (section 5.2.6.2).
     fn write_through(&self) -> bool {
-        if self.features & features::CONFIG_WCE != 0 {
+        if self.features() & features::CONFIG_WCE != 0 {
             !self.writeback
         } else {
-            self.features & features::FLUSH == 0
+            self.features() & features::FLUSH == 0
         }
     }
 
@@ -276,8 +292,8 @@ impl<P: Platform> BlkDevice<P> {
             geometry,
             read_only: self.geometry_read_only(&geometry),
             write_through: self.write_through(),
-            discard: self.features & features::DISCARD != 0,
-            write_zeroes: self.features & features::WRITE_ZEROES != 0,
+            discard: self.features() & features::DISCARD != 0,
+            write_zeroes: self.features() & features::WRITE_ZEROES != 0,
         };
     }
 
@@ -315,7 +331,7 @@ impl<P: Platform> BlkDevice<P> {
                 _ => return false,
             }
         };
-        if value > 1 || (!live_migration && self.features & features::CONFIG_WCE == 0) {
+        if value > 1 || (!live_migration && self.features() & features::CONFIG_WCE == 0) {
             return false;
         }
         self.writeback = value == 1;
@@ -341,8 +357,9 @@ impl<P: Platform> BlkDevice<P> {
         let Err(at) = self.started.binary_search_by_key(&index, |started| started.index) else {
             return Err(QueueError::Started);
         };
-        let event_idx = self.features & ring_features::EVENT_IDX != 0;
-        let indirect = self.features & ring_features::INDIRECT_DESC != 0;
+        let features = self.features.ok_or(QueueError::Features)?;
+        let event_idx = features & ring_features::EVENT_IDX != 0;
+        let indirect = features & ring_features::INDIRECT_DESC != 0;
         let queue = Queue::start(index, config, event_idx, indirect)?;
         self.record(events::Kind::QueueStarted, index, queue.size(), u64::from(queue.next_available()));
         for head in queue.backlog() {
@@ -492,11 +509,12 @@ impl<P: Platform> BlkDevice<P> {
                 }
             }
         }
+        let logs = self.features() & ring_features::LOG_ALL != 0;
         let mut work = Work {
             platform: &self.platform,
             channel: &mut *self.channel,
             memory,
-            log: self.log.as_ref().filter(|_| self.features & ring_features::LOG_ALL != 0),
+            log: self.log.as_ref().filter(|_| logs),
             rules: &self.rules,
             id: &self.id,
             device: self.options.device,
