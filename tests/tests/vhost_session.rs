@@ -91,6 +91,11 @@ impl Rig {
         panic!("the controller has not come to rest after {POLLS_MAX} polls");
     }
 
+    /// The core goes to sleep.
+    fn arm(&mut self) {
+        self.controller.arm(runtime::Platform::now(&self.platform), &mut Armed::default());
+    }
+
     fn pass(&mut self, duration: Duration) {
         self.platform.pass(duration);
         self.run();
@@ -677,6 +682,17 @@ fn a_migration_logs_what_it_writes_and_does_not_restart_the_rings() {
     assert_eq!(front.used(0), [0]);
     assert!(is_dirty(payload_at) && is_dirty(used_at));
     assert!(take(&written) > 0);
+
+    // So does a wish to be notified, at once: no request may ever follow it. Before sleep it is written on, after it off.
+    for _ in 0..2 {
+        log.write(0, &[0; 64]);
+        rig.arm();
+        assert!(is_dirty(used_at) && take(&written) > 0, "the wish to be notified");
+        log.write(0, &[0; 64]);
+        rig.run();
+        assert!(is_dirty(used_at), "the wish to be left alone");
+        assert!(!is_dirty(payload_at));
+    }
 
     // Cancelled: QEMU drops the log on running rings.
     front.send(&mut rig, request::SET_FEATURES, &longs(&[FEATURES]), &[]);

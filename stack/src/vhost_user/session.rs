@@ -289,8 +289,12 @@ impl<P: Platform> Session<P> {
         while let Some((index, _)) = device.take_broken() {
             self.rings.set_failed(index);
         }
-        let logs = device.features() & features::LOG_ALL != 0;
-        if let Some(notifier) = self.log_notifier.as_ref().filter(|_| logs) {
+        self.ring_log(device);
+    }
+
+    /// Tells the log's reader that it may have been written.
+    fn ring_log(&self, device: &BlkDevice<P>) {
+        if let Some(notifier) = self.log_notifier.as_ref().filter(|_| device.logs()) {
             notifier.ring();
         }
     }
@@ -698,6 +702,7 @@ impl<P: Platform> Session<P> {
     /// Before sleep: registers what may wake the session. Whether there is work after all.
     pub(super) fn arm(&mut self, device: &mut BlkDevice<P>, wakes: &mut P::Wakes) -> bool {
         let any = device.arm(wakes);
+        self.ring_log(device);
         // While a message waits, or a reply does not go out, nothing is received; a socket with something to receive
         // would only end every sleep at once.
         if self.pending.is_none() && self.ending.is_none() && self.connection.is_flushed() {

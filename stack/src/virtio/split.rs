@@ -303,10 +303,9 @@ impl<W: Window> SplitRing<W> {
     pub fn enable_notifications(&mut self) -> Result<bool, RingError> {
         self.notifications_on = true;
         if self.event_idx {
-            let event = RING_OFFSET + USED_ENTRY_SIZE * u64::from(self.size);
-            self.areas.used.store_u16(event, self.next_available, Relaxed);
+            self.areas.used.store_u16(self.wish().0, self.next_available, Relaxed);
         } else {
-            self.areas.used.store_u16(0, 0, Relaxed);
+            self.areas.used.store_u16(self.wish().0, 0, Relaxed);
         }
         // The wish must be visible before the index is read: pairs with the driver's full barrier between publishing
         // the available index and reading avail_event (or flags), section 2.7.13.4.1.
@@ -315,28 +314,33 @@ impl<W: Window> SplitRing<W> {
     }
 
     /// Asks the driver not to notify: the ring is polled. With `EVENT_IDX` nothing need be written: an `avail_event`
-    /// left behind is crossed once in 65536 buffers.
+    /// left behind is crossed once in 65536 buffers. Whether something was written.
     #[inline]
-    pub fn disable_notifications(&mut self) {
-        if self.notifications_on {
-            self.notifications_on = false;
-            if !self.event_idx {
-                self.areas.used.store_u16(0, USED_NO_NOTIFY, Relaxed);
-            }
+    pub fn disable_notifications(&mut self) -> bool {
+        let writes = self.notifications_on && !self.event_idx;
+        self.notifications_on = false;
+        if writes {
+            self.areas.used.store_u16(self.wish().0, USED_NO_NOTIFY, Relaxed);
         }
+        writes
     }
 
-    /// The byte ranges of the used area that were written since the used index was `before`, for the dirty log: the
-    /// index (with the flags beside it and `avail_event`), and the entries, in two runs where they wrap.
+    /// Where in the used area the wish to be notified stands (flags or `avail_event`), and its bytes, for the dirty log.
+    #[must_use]
+    pub const fn wish(&self) -> (u64, u64) {
+        (if self.event_idx { RING_OFFSET + USED_ENTRY_SIZE * self.size as u64 } else { 0 }, 2)
+    }
+
+    /// The byte ranges of the used area that were published since the used index was `before`, for the dirty log: the
+    /// index, and the entries, in two runs where they wrap.
     pub fn written_since(&self, before: u16) -> impl Iterator<Item = (u64, u64)> {
         let count = u64::from(self.used_published.wrapping_sub(before));
         let first = u64::from(before & (self.size - 1));
         let until_wrap = count.min(u64::from(self.size) - first);
         [
-            (0, RING_OFFSET),
+            (INDEX_OFFSET, 2),
             (RING_OFFSET + USED_ENTRY_SIZE * first, USED_ENTRY_SIZE * until_wrap),
             (RING_OFFSET, USED_ENTRY_SIZE * (count - until_wrap)),
-            (RING_OFFSET + USED_ENTRY_SIZE * u64::from(self.size), 2),
         ]
         .into_iter()
         .filter(|(_, len)| *len > 0)

@@ -445,6 +445,12 @@ impl<P: Platform> BlkDevice<P> {
         self.log = log;
     }
 
+    /// Whether what is written to guest memory is logged.
+    #[must_use]
+    pub fn logs(&self) -> bool {
+        self.log.is_some() && self.features() & ring_features::LOG_ALL != 0
+    }
+
     /// Whether the memory below the dirty log went away.
     #[must_use]
     pub fn is_log_lost(&self) -> bool {
@@ -509,7 +515,7 @@ impl<P: Platform> BlkDevice<P> {
                 }
             }
         }
-        let logs = self.features() & ring_features::LOG_ALL != 0;
+        let logs = self.logs();
         let mut work = Work {
             platform: &self.platform,
             channel: &mut *self.channel,
@@ -554,6 +560,7 @@ impl<P: Platform> BlkDevice<P> {
     /// after all.
     pub fn arm(&mut self, wakes: &mut P::Wakes) -> bool {
         self.armed = true;
+        let log = self.log.as_ref().filter(|_| self.logs());
         let mut any = false;
         for Started { index, queue, broken } in &mut self.started {
             let port = &self.ports[usize::from(*index)];
@@ -561,7 +568,7 @@ impl<P: Platform> BlkDevice<P> {
                 continue;
             }
             // An error here is found, and told, by the next poll.
-            any |= queue.arm().unwrap_or(true);
+            any |= queue.arm(log).unwrap_or(true);
             match &port.kick {
                 Some(kick) => wakes.notifier(kick),
                 // The front-end asked for polling (SET_VRING_KICK without a handle).

@@ -181,7 +181,9 @@ impl<P: Platform> Queue<P> {
         if hold || self.stopping {
             return Ok(any);
         }
-        self.ring.disable_notifications();
+        if self.ring.disable_notifications() {
+            self.log_wish(work.log);
+        }
         for _ in 0..MAX_TAKEN_PER_POLL {
             let Some(head) = self.ring.take()? else { break };
             let slot = &mut self.slots[usize::from(head)];
@@ -345,8 +347,21 @@ impl<P: Platform> Queue<P> {
     }
 
     /// Asks for notifications before sleep; whether there is work after all.
-    pub(super) fn arm(&mut self) -> Result<bool, RingError> {
-        if self.stopping { Ok(false) } else { self.ring.enable_notifications() }
+    pub(super) fn arm(&mut self, log: Option<&DirtyLog<P>>) -> Result<bool, RingError> {
+        if self.stopping {
+            return Ok(false);
+        }
+        let found = self.ring.enable_notifications();
+        self.log_wish(log);
+        found
+    }
+
+    /// Logs that the wish to be notified was written. At once: no publication may ever follow.
+    fn log_wish(&self, log: Option<&DirtyLog<P>>) {
+        if let (Some(log), Some(address)) = (log, self.used_log) {
+            let (offset, len) = self.ring.wish();
+            log.mark(address.saturating_add(offset), len);
+        }
     }
 
     fn event(&self, kind: events::Kind, head: u16, detail: u16, b: u64, work: &Work<'_, P>) -> Event {
