@@ -12,6 +12,7 @@ extern crate alloc;
 pub mod block;
 pub mod control;
 pub mod events;
+pub mod nvme;
 pub mod recording;
 pub mod target;
 pub mod vhost_user;
