@@ -5,15 +5,13 @@ use include_dir::{Dir, include_dir};
 
 static FILES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../scenarios");
 
-/// A scenario with its name and text.
+/// A scenario with its name.
 #[derive(Clone, Debug)]
 pub struct Named {
     /// Its name: the file's, without the ending.
     pub name: String,
     /// Its group: the folder.
     pub group: String,
-    /// Its file.
-    pub text: String,
     /// What it says.
     pub scenario: Scenario,
 }
@@ -32,14 +30,10 @@ pub fn all() -> Result<Vec<Named>, Refused> {
         for file in folder.files() {
             let path = file.path().to_string_lossy().into_owned();
             let Some(name) = file.path().file_stem().filter(|_| path.ends_with(".toml")) else { continue };
-            let text = file.contents_utf8().unwrap_or_default().to_owned();
-            let scenario = Scenario::parse(&format!("scenarios/{path}"), &text)?;
-            found.push(Named {
-                name: name.to_string_lossy().into_owned(),
-                group: group.clone(),
-                text,
-                scenario,
-            });
+            let text = file.contents_utf8().unwrap_or_default();
+            let scenario = Scenario::parse(&format!("scenarios/{path}"), text)?;
+            let name = name.to_string_lossy().into_owned();
+            found.push(Named { name, group: group.clone(), scenario });
         }
     }
     found.sort_by(|a, b| (&a.group, &a.name).cmp(&(&b.group, &b.name)));
@@ -65,7 +59,7 @@ pub fn find(name_or_path: &str) -> Result<Named, Refused> {
     let scenario = Scenario::parse(name_or_path, &text)?;
     let path = std::path::Path::new(name_or_path);
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Named { name, group: "file".into(), text, scenario })
+    Ok(Named { name, group: "file".into(), scenario })
 }
 
 #[cfg(test)]

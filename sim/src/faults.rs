@@ -5,14 +5,15 @@
 //! Each kind draws from a stream of its own, so that a fault taken away does not move the others.
 
 use crate::rng::Rng;
+use serde::{Deserialize, Serialize};
 
 /// Defines the kinds with their names, as scenarios and replay files write them.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $name:literal,)*) => {
         /// A kind of fault.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum FaultKind {
-            $($(#[$doc])* $kind,)*
+            $($(#[$doc])* #[serde(rename = $name)] $kind,)*
         }
 
         impl FaultKind {
@@ -86,7 +87,8 @@ kinds! {
 }
 
 /// One fault that struck or shall strike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Fault {
     /// Its kind.
     pub kind: FaultKind,
@@ -97,7 +99,8 @@ pub struct Fault {
 }
 
 /// How often a kind strikes in a drawn run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Rate {
     /// Of 65536 opportunities, how many are taken.
     pub of_65536: u32,

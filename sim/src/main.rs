@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use sim::catalog::{self, Named};
 use sim::import;
+use sim::plan::Plan;
 use sim::replay::Replay;
 use sim::report::{self, Outcome};
 use sim::run;
@@ -11,7 +12,7 @@ use sim::scenario::Refused;
 use sim::sweep::{Ended, sweep};
 use sim::world::Detail;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Everything held.
@@ -189,19 +190,20 @@ fn tell(
 }
 
 fn run_one(scenario: &str, seed: u64, json: bool, log: bool) -> Result<u8, Refused> {
-    let Named { name, text, scenario, .. } = catalog::find(scenario)?;
-    let result = timed(|| run::run(&scenario, seed, None, detail(json, log)));
+    let Named { name, scenario, .. } = catalog::find(scenario)?;
+    let plan = Plan::draw(&scenario, seed);
+    let result = timed(|| run::run(&plan, None, detail(json, log)));
     let code = tell(&name, &scenario.title, seed, &result, json, log);
     if !result.0.passed() {
-        keep(&name, &text, seed, &result.0)?;
+        keep(&name, &scenario.title, &plan, &result.0)?;
     }
     Ok(code)
 }
 
 /// Writes the replay file of a failed run beside the caller, and says how to use it.
-fn keep(name: &str, text: &str, seed: u64, outcome: &Outcome) -> Result<(), Refused> {
-    let file = format!("{name}-{seed}.replay.toml");
-    let replay = Replay::of(name, text, seed, outcome).write();
+fn keep(name: &str, title: &str, plan: &Plan, outcome: &Outcome) -> Result<(), Refused> {
+    let file = format!("{name}-{}.replay.toml", plan.seed);
+    let replay = Replay::of(name, title, plan, outcome).write();
     std::fs::write(&file, replay).map_err(|error| Refused(format!("{file}: cannot be written: {error}")))?;
     eprintln!("replay file: {file}\nreplay with: reprise-sim replay {file}");
     Ok(())
@@ -232,7 +234,8 @@ fn run_many(names: &[String], seeds: u64, from: u64, jobs: Option<usize>, json: 
             bar.suspend(|| {
                 eprintln!("{} seed {seed}: {}: {}", named.name, failure.checker, failure.what);
                 if kept.is_ok() {
-                    kept = keep(&named.name, &named.text, *seed, outcome);
+                    let plan = Plan::draw(&named.scenario, *seed);
+                    kept = keep(&named.name, &named.scenario.title, &plan, outcome);
                 }
             });
         }
@@ -258,14 +261,17 @@ fn run_many(names: &[String], seeds: u64, from: u64, jobs: Option<usize>, json: 
     Ok(if totals.failed == 0 && idle.is_empty() { HELD } else { FAILED })
 }
 
-fn replay(file: &std::path::Path, json: bool, log: bool) -> Result<u8, Refused> {
+fn read_replay(file: &Path) -> Result<Replay, Refused> {
     let name = file.display().to_string();
     let text =
         std::fs::read_to_string(file).map_err(|error| Refused(format!("{name}: cannot be read: {error}")))?;
-    let replay = Replay::read(&name, &text)?;
-    let (scenario, faults) = replay.parts(&name)?;
-    let result = timed(|| run::run(&scenario, replay.seed, Some(&faults), detail(json, log)));
-    let code = tell(&replay.scenario, &scenario.title, replay.seed, &result, json, log);
+    Replay::read(&name, &text)
+}
+
+fn replay(file: &Path, json: bool, log: bool) -> Result<u8, Refused> {
+    let replay = read_replay(file)?;
+    let result = timed(|| run::run(&replay.plan, Some(&replay.faults), detail(json, log)));
+    let code = tell(&replay.scenario, &replay.title, replay.plan.seed, &result, json, log);
     if format!("{:032x}", result.0.trace) == replay.trace {
         eprintln!("the trace is that of the recorded run");
     } else if !replay.trace.is_empty() {

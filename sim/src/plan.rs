@@ -1,11 +1,14 @@
 //! What a seed draws of a scenario before anything happens: the shape of the world, of the guests and of the faults.
-//! Everything later draws from streams of its own, so that the same plan meets every list of faults.
+//! Everything later draws from streams of its own, so that the same plan meets every list of faults. A replay file keeps
+//! the plan as it was drawn, and stays the same run when scenarios, or the drawing from them, change.
 
 use crate::faults::{Fault, FaultKind, Faults, Rate};
 use crate::guest::workload::{Mix, Workload};
 use crate::rng::Rng;
-use crate::scenario::{BdevKind, FaultRate, Manners, Range, Scenario, Switch};
+use crate::scenario::{AtLeast, BdevKind, FaultRate, Manners, Range, Scenario, Switch};
 use crate::world::Temper;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use toml::Spanned;
 
 /// Number of the stream that the plan is drawn from.
@@ -19,7 +22,8 @@ const STEPS_PER_REQUEST: u64 = 20_000;
 const TIME_MAX_NS: u64 = 600_000_000_000;
 
 /// A guest as drawn.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct GuestPlan {
     /// What its bdev is.
     pub bdev: BdevKind,
@@ -48,7 +52,8 @@ pub struct GuestPlan {
 }
 
 /// A kind of fault as drawn.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct FaultPlan {
     /// Its rate.
     pub rate: Rate,
@@ -61,13 +66,15 @@ pub struct FaultPlan {
 }
 
 /// A run as drawn.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Plan {
     /// The seed.
     pub seed: u64,
     /// Cores of the target.
     pub cores: u16,
     /// Whether cores sleep; `None`: each draws for itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleep: Option<bool>,
     /// The world's temper.
     pub temper: Temper,
@@ -75,16 +82,18 @@ pub struct Plan {
     pub down_ns: Range,
     /// Changes of the configuration beside the load.
     pub changes: u64,
+    /// The faults, by kind; those that are off are not there.
+    pub faults: BTreeMap<FaultKind, FaultPlan>,
     /// The guests.
     pub guests: Vec<GuestPlan>,
-    /// The faults, by kind; those that are off are not there.
-    pub faults: Vec<(FaultKind, FaultPlan)>,
     /// Malformed rings of a hostile guest.
     pub guest_attacks: u64,
     /// Connections of a hostile front-end.
     pub front_end_attacks: u64,
     /// Nanoseconds in which a request must end in a healed world.
     pub bound_ns: u64,
+    /// What a run with drawn faults must have had, or it proves nothing.
+    pub at_least: AtLeast,
 }
 
 fn draw(range: &Spanned<Range>, rng: &mut Rng) -> u64 {
@@ -123,7 +132,7 @@ impl Plan {
         let interleave_every = draw(&world.interleave_every, rng) as u32;
         let cut_streams = draw(&world.cut_streams, rng) as u32;
         let changes = draw(&world.changes, rng);
-        let faults: Vec<(FaultKind, FaultPlan)> = FaultKind::ALL
+        let faults: BTreeMap<FaultKind, FaultPlan> = FaultKind::ALL
             .iter()
             .filter_map(|&kind| {
                 let rate = scenario.rate(kind)?;
@@ -132,9 +141,8 @@ impl Plan {
             })
             .collect();
         let grows = faults
-            .iter()
-            .find(|(kind, _)| *kind == FaultKind::Resize)
-            .map_or(0, |(_, plan)| (plan.rate.most * plan.range.high).min(GROWTH_MAX));
+            .get(&FaultKind::Resize)
+            .map_or(0, |plan| (plan.rate.most * plan.range.high).min(GROWTH_MAX));
         let guests: Vec<GuestPlan> =
             (0..draw(&scenario.guest.count, rng)).map(|_| draw_guest(scenario, grows, rng)).collect();
         let attacks = |range: &Option<Spanned<Range>>, rng: &mut Rng| {
@@ -157,18 +165,34 @@ impl Plan {
             },
             down_ns: scaled(world.down_us.get_ref(), 1000),
             changes,
-            guests,
             faults,
+            guests,
             guest_attacks,
             front_end_attacks,
             bound_ns: draw(&scenario.bound_ms, rng) * 1_000_000,
+            at_least: scenario.at_least,
         }
+    }
+
+    /// Whether a plan that was read from a file can be run: what the drawing of one holds by itself.
+    ///
+    /// # Errors
+    /// Which field is impossible, and what is allowed.
+    pub fn check(&self) -> Result<(), String> {
+        within("cores", self.cores, 1, 16)?;
+        within("temper.interleave-every", self.temper.interleave_every, 0, 1_000_000)?;
+        within("temper.cut-streams", self.temper.cut_streams, 0, 256)?;
+        within("guests", self.guests.len() as u64, 0, 8)?;
+        for (at, guest) in self.guests.iter().enumerate() {
+            guest.check().map_err(|what| format!("guests[{at}].{what}"))?;
+        }
+        Ok(())
     }
 
     /// The plan of a kind, if it is on.
     #[must_use]
     pub fn fault(&self, kind: FaultKind) -> Option<&FaultPlan> {
-        self.faults.iter().find(|(on, _)| *on == kind).map(|(_, plan)| plan)
+        self.faults.get(&kind)
     }
 
     /// The faults of the run: drawn at the plan's rates, or the `script`.
@@ -181,6 +205,39 @@ impl Plan {
             }
         }
     }
+}
+
+impl GuestPlan {
+    fn check(&self) -> Result<(), String> {
+        let load = &self.workload;
+        within("sectors", self.sectors, 16, 65_536)?;
+        within("sectors-max", self.sectors_max, self.sectors, self.sectors + GROWTH_MAX)?;
+        within("queues", self.queues, 1, 64)?;
+        within(
+            "ring-sizes, their count",
+            self.ring_sizes.len() as u64,
+            self.queues.into(),
+            self.queues.into(),
+        )?;
+        for &size in &self.ring_sizes {
+            within("ring-sizes", size, 8, 1024)?;
+            if !size.is_power_of_two() {
+                return Err(format!("ring-sizes is {size}; allowed: powers of two"));
+            }
+        }
+        within("regions", self.regions as u64, 1, 8)?;
+        within("firmware-requests", self.firmware_requests, 0, 1000)?;
+        within("workload.depth", load.depth, 1, 256)?;
+        within("workload.sectors-max", load.sectors_max, 1, 16)
+    }
+}
+
+fn within(field: &str, value: impl Into<u64>, low: u64, high: u64) -> Result<(), String> {
+    let value = value.into();
+    if (low..=high).contains(&value) {
+        return Ok(());
+    }
+    Err(format!("{field} is {value}; allowed: {low} to {high}"))
 }
 
 fn scaled(range: &Range, by: u64) -> Range {

@@ -1,4 +1,4 @@
-//! One run: a scenario and a seed (and, in a replay, the list of faults) to a verdict.
+//! One run: what a seed drew of a scenario (and, in a replay, the list of faults) to a verdict.
 
 use crate::check::{DeviceCheckers, Observation};
 use crate::faults::{Fault, FaultKind};
@@ -12,7 +12,7 @@ use crate::operator::{Call, Operator};
 use crate::plan::{GuestPlan, Plan};
 use crate::record::{Ear, Eye, Record};
 use crate::report::Outcome;
-use crate::scenario::{BdevKind, Manners, Scenario};
+use crate::scenario::{BdevKind, Manners};
 use crate::scheduler::{self, End};
 use crate::supervisor::{CurrentLife, Guest, Parts, Supervisor};
 use crate::vmm::message::protocol;
@@ -32,21 +32,20 @@ const HOSTILE_RING: u16 = 64;
 /// Block size and atomic unit of the simulated disks.
 const DISK_BLOCK: u32 = 512;
 
-/// Runs a scenario with a seed, in this thread's world. With a `script` exactly those faults strike (a replay), else
-/// they are drawn. `detail` is how much of a log is kept.
+/// Runs a plan in this thread's world. With a `script` exactly those faults strike (a replay), else they are drawn.
+/// `detail` is how much of a log is kept.
 #[must_use]
-pub fn run(scenario: &Scenario, seed: u64, script: Option<&[Fault]>, detail: Detail) -> Outcome {
-    let plan = Plan::draw(scenario, seed);
-    world::create(seed, plan.temper, plan.faults(script));
+pub fn run(plan: &Plan, script: Option<&[Fault]>, detail: Detail) -> Outcome {
+    world::create(plan.seed, plan.temper, plan.faults(script));
     world::with(|world| world.keep_log(detail));
     let record = Rc::new(RefCell::new(Record::default()));
-    let guests = build(&plan, script, &record);
+    let guests = build(plan, script, &record);
     let end = catch_unwind(AssertUnwindSafe(scheduler::run));
     if let Err(payload) = end {
         let text = scheduler::panic_text(&*payload);
         world::with(|world| world.fail("simulator", text));
     } else if end.is_ok_and(|end| end == End::Finished) && script.is_none() {
-        check_coverage(scenario, &guests);
+        check_coverage(plan, &guests);
     }
     let ios = guests.iter().map(|vm| vm.borrow().device.completed).sum();
     let outcome = world::with(|world| Outcome {
@@ -66,8 +65,8 @@ pub fn run(scenario: &Scenario, seed: u64, script: Option<&[Fault]>, detail: Det
 }
 
 /// A run that did too little proves nothing.
-fn check_coverage(scenario: &Scenario, guests: &[crate::guest::vm::Shared]) {
-    let wanted = scenario.at_least;
+fn check_coverage(plan: &Plan, guests: &[crate::guest::vm::Shared]) {
+    let wanted = plan.at_least;
     let ios: u64 = guests.iter().map(|vm| vm.borrow().device.completed).sum();
     world::with(|world| {
         let (kills, replayed) = (world.kills(), world.replayed());

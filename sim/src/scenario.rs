@@ -10,8 +10,9 @@ use std::fmt;
 use std::ops::Range as Bytes;
 use toml::Spanned;
 
-/// A number, or a range of which a seed draws one, both ends included.
+/// A number, or a range of which a seed draws one, both ends included. Written as `[low, high]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "[u64; 2]")]
 pub struct Range {
     /// The lowest.
     pub low: u64,
@@ -22,6 +23,12 @@ pub struct Range {
 impl Range {
     const fn new(low: u64, high: u64) -> Self {
         Self { low, high }
+    }
+}
+
+impl From<Range> for [u64; 2] {
+    fn from(range: Range) -> Self {
+        [range.low, range.high]
     }
 }
 
@@ -261,7 +268,7 @@ fn spanned(low: u64, high: u64) -> Spanned<Range> {
 }
 
 /// What a run must have had, or it proves nothing.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct AtLeast {
     /// Requests completed.

@@ -1,6 +1,7 @@
 //! Many seeds of many scenarios, on several threads, each with a world of its own.
 
 use crate::catalog::Named;
+use crate::plan::Plan;
 use crate::report::Outcome;
 use crate::run;
 use crate::scenario::Switch;
@@ -132,7 +133,7 @@ pub fn sweep(
                     let named = &scenarios[(number % scenarios.len() as u64) as usize];
                     let seed = from + number / scenarios.len() as u64;
                     let start = Instant::now();
-                    let outcome = run::run(&named.scenario, seed, None, Detail::Nothing);
+                    let outcome = run::run(&Plan::draw(&named.scenario, seed), None, Detail::Nothing);
                     let ended = Ended { named, seed, outcome, wall: start.elapsed() };
                     let mut sink = sink.lock().unwrap_or_else(PoisonError::into_inner);
                     sink.0.add(&named.name, &ended.outcome);

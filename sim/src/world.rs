@@ -17,6 +17,7 @@ use crate::scheduler::{Core, Event, Queue};
 use crate::trace::{Record, Trace};
 use crate::unix::Sockets;
 use runtime::Instant;
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 
 thread_local! {
@@ -161,7 +162,8 @@ pub(crate) struct Streams {
 }
 
 /// What is drawn once for a world.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Temper {
     /// Whether stores wait in store buffers.
     pub store_buffers: bool,

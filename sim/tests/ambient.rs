@@ -15,6 +15,7 @@ mod audit {
     use madsim::Config;
     use madsim::runtime::Runtime;
     use sim::catalog;
+    use sim::plan::Plan;
     use sim::report::Outcome;
     use sim::run::run;
     use sim::world::Detail;
@@ -34,11 +35,10 @@ mod audit {
         let scenarios = catalog::all().expect("good scenarios");
         for named in &scenarios {
             for seed in WORLD_SEEDS {
-                let plain = run(&named.scenario, seed, None, Detail::Nothing);
+                let plain = run(&Plan::draw(&named.scenario, seed), None, Detail::Nothing);
                 for ambient_seed in AMBIENT_SEEDS {
-                    let scenario = named.scenario.clone();
-                    let audited: Outcome =
-                        inside(ambient_seed, move || run(&scenario, seed, None, Detail::Nothing));
+                    let plan = Plan::draw(&named.scenario, seed);
+                    let audited: Outcome = inside(ambient_seed, move || run(&plan, None, Detail::Nothing));
                     assert_eq!(
                         plain.trace, audited.trace,
                         "{} seed {seed} differs inside madsim runtime {ambient_seed}",

@@ -3,6 +3,7 @@
 //!
 //! Times are left out: what a step costs is drawn, and is nobody's promise.
 
+use sim::plan::Plan;
 use sim::run::run;
 use sim::scenario::Scenario;
 use sim::world::Detail;
@@ -33,7 +34,7 @@ indirect = "off"
 fn log_of(additions: &str, seed: u64, messages: bool) -> String {
     let text = format!("{PLAIN}{additions}");
     let scenario = Scenario::parse("small.toml", &text).unwrap_or_else(|refused| panic!("{}", refused.0));
-    let outcome = run(&scenario, seed, None, Detail::Everything);
+    let outcome = run(&Plan::draw(&scenario, seed), None, Detail::Everything);
     assert!(outcome.passed(), "{:?}", outcome.failure);
     let is_message =
         |text: &str| ["front-end: ", ": message-", ": Answer "].iter().any(|part| text.contains(part));

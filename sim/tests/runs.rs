@@ -2,6 +2,7 @@
 
 use sim::catalog;
 use sim::faults::FaultKind;
+use sim::plan::Plan;
 use sim::replay::Replay;
 use sim::report::Outcome;
 use sim::run::run;
@@ -19,13 +20,13 @@ fn reprise_sim(arguments: &[&str]) -> Output {
 
 fn outcome(name: &str, seed: u64, detail: Detail) -> Outcome {
     let named = catalog::find(name).unwrap_or_else(|refused| panic!("{refused}"));
-    run(&named.scenario, seed, None, detail)
+    run(&Plan::draw(&named.scenario, seed), None, detail)
 }
 
 #[test]
 fn a_seed_is_a_run_in_every_scenario() {
     for named in catalog::all().unwrap_or_else(|refused| panic!("{refused}")) {
-        let first = run(&named.scenario, 1, None, Detail::Nothing);
+        let first = run(&Plan::draw(&named.scenario, 1), None, Detail::Nothing);
         assert!(first.passed(), "{}: {:?}", named.name, first.failure);
         assert_eq!(
             outcome(&named.name, 1, Detail::Nothing).trace,
@@ -51,19 +52,20 @@ fn a_seed_is_a_run_in_every_scenario() {
 #[test]
 fn a_replay_is_the_run_and_less_of_it_is_another() {
     let named = catalog::find("kill-anywhere").unwrap_or_else(|refused| panic!("{refused}"));
-    let drawn = run(&named.scenario, 5, None, Detail::Nothing);
-    let text = Replay::of(&named.name, &named.text, 5, &drawn).write();
+    let plan = Plan::draw(&named.scenario, 5);
+    let drawn = run(&plan, None, Detail::Nothing);
+    let text = Replay::of(&named.name, &named.scenario.title, &plan, &drawn).write();
     let replay = Replay::read("a.toml", &text).unwrap_or_else(|refused| panic!("{refused}"));
-    let (scenario, faults) = replay.parts("a.toml").unwrap_or_else(|refused| panic!("{refused}"));
-    assert_eq!(faults, drawn.faults);
-    let again = run(&scenario, replay.seed, Some(&faults), Detail::Nothing);
+    assert_eq!((&replay.plan, &replay.faults), (&plan, &drawn.faults));
+    let again = run(&replay.plan, Some(&replay.faults), Detail::Nothing);
     assert_eq!((again.trace, again.kills, again.ios), (drawn.trace, drawn.kills, drawn.ios));
-    let fewer: Vec<_> = faults
+    let fewer: Vec<_> = replay
+        .faults
         .iter()
         .copied()
         .filter(|fault| fault.kind != FaultKind::Kill || fault.opportunity < 2)
         .collect();
-    let shrunk = run(&scenario, replay.seed, Some(&fewer), Detail::Nothing);
+    let shrunk = run(&plan, Some(&fewer), Detail::Nothing);
     assert!(shrunk.passed(), "{:?}", shrunk.failure);
     assert_eq!(shrunk.kills, 2);
 }
@@ -104,7 +106,7 @@ fn bad_input_is_named_and_exits_with_2() {
     for (arguments, said) in [
         (vec!["run", path, "--seed", "1"], ":4: guest.queues is 0; allowed: 1 to 64"),
         (vec!["run", "no-such-scenario", "--seed", "1"], "neither a listed scenario nor a file"),
-        (vec!["replay", path], "unknown field `about`, expected one of"),
+        (vec!["replay", path], "is no replay file: it has no version"),
         (vec!["sweep", "kill-anywhere", "--seeds", "0"], "0 is not in 1.."),
     ] {
         let output = reprise_sim(&arguments);

@@ -3,9 +3,11 @@
 use super::request::{Ask, LayoutStyle};
 use crate::check::Kind;
 use crate::rng::Rng;
+use serde::{Deserialize, Serialize};
 
 /// The shape of a guest's load. Drawn once for a run; the requests are drawn from it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Workload {
     /// Requests that the guest makes in all, over all its queues.
     pub requests: u64,
@@ -26,7 +28,8 @@ pub struct Workload {
 }
 
 /// How often which request is made, in parts of their sum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Mix {
     /// VIRTIO_BLK_T_IN.
     pub read: u32,
