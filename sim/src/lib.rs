@@ -3,9 +3,11 @@
 
 pub mod catalog;
 pub mod check;
+pub mod diff;
 pub mod disk;
 pub mod faults;
 pub mod files;
+pub mod follow;
 pub mod guest;
 pub mod hostile;
 pub mod import;
@@ -24,6 +26,7 @@ pub mod rng;
 pub mod run;
 pub mod scenario;
 pub mod scheduler;
+pub mod subject;
 pub mod supervisor;
 pub mod sweep;
 pub mod trace;

@@ -3,12 +3,14 @@
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use sim::catalog::{self, Named};
+use sim::diff::{self, Difference};
 use sim::import;
 use sim::plan::Plan;
 use sim::replay::Replay;
 use sim::report::{self, Outcome};
 use sim::run;
 use sim::scenario::Refused;
+use sim::subject::Subject;
 use sim::sweep::{Ended, sweep};
 use sim::world::Detail;
 use std::io::Write;
@@ -84,6 +86,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show the first step at which two runs part: 0 they are the same, 1 they differ.
+    Diff {
+        /// SCENARIO:SEED, or the path of a replay file.
+        a: String,
+        /// The other, likewise.
+        b: String,
+        /// Lines and records shown before and after.
+        #[arg(long, value_name = "N", default_value_t = 20)]
+        context: usize,
+    },
     /// Run what a replay file holds.
     Replay {
         /// The file that a failed run wrote.
@@ -104,6 +116,7 @@ fn main() -> ExitCode {
         Command::Sweep { scenarios, seeds, from, jobs, json } => {
             run_many(&scenarios, seeds, from, jobs, json)
         }
+        Command::Diff { a, b, context } => diff(&a, &b, context),
         Command::Import { files, json } => import_recordings(&files, json),
         Command::Replay { file, json, log } => replay(&file, json, log),
     };
@@ -167,35 +180,28 @@ fn timed(act: impl FnOnce() -> Outcome) -> (Outcome, u64) {
     (outcome, begun.elapsed().as_nanos() as u64)
 }
 
-/// Prints what a run came to, and its exit code.
-fn tell(
-    name: &str,
-    about: &str,
-    seed: u64,
-    (outcome, wall_ns): &(Outcome, u64),
-    json: bool,
-    log: bool,
-) -> u8 {
+/// Runs, and prints what it came to; the exit code, too.
+fn run_subject(subject: &Subject, json: bool, log: bool) -> (u8, Outcome) {
+    let Subject { scenario, title, plan, script } = subject;
+    let (outcome, wall_ns) = timed(|| run::run(plan, script.as_deref(), detail(json, log)));
     if json {
         if log {
             for line in &outcome.log {
                 print(&format!("{}\n", report::line_json(line)));
             }
         }
-        print(&format!("{}\n", outcome.to_json(name, seed, *wall_ns)));
+        print(&format!("{}\n", outcome.to_json(scenario, plan.seed, wall_ns)));
     } else {
-        print(&outcome.verdict(name, about, seed, *wall_ns));
+        print(&outcome.verdict(scenario, title, plan.seed, wall_ns));
     }
-    if outcome.passed() { HELD } else { FAILED }
+    (if outcome.passed() { HELD } else { FAILED }, outcome)
 }
 
 fn run_one(scenario: &str, seed: u64, json: bool, log: bool) -> Result<u8, Refused> {
-    let Named { name, scenario, .. } = catalog::find(scenario)?;
-    let plan = Plan::draw(&scenario, seed);
-    let result = timed(|| run::run(&plan, None, detail(json, log)));
-    let code = tell(&name, &scenario.title, seed, &result, json, log);
-    if !result.0.passed() {
-        keep(&name, &scenario.title, &plan, &result.0)?;
+    let subject = Subject::seed(scenario, seed)?;
+    let (code, outcome) = run_subject(&subject, json, log);
+    if !outcome.passed() {
+        keep(&subject.scenario, &subject.title, &subject.plan, &outcome)?;
     }
     Ok(code)
 }
@@ -261,18 +267,35 @@ fn run_many(names: &[String], seeds: u64, from: u64, jobs: Option<usize>, json: 
     Ok(if totals.failed == 0 && idle.is_empty() { HELD } else { FAILED })
 }
 
-fn read_replay(file: &Path) -> Result<Replay, Refused> {
-    let name = file.display().to_string();
-    let text =
-        std::fs::read_to_string(file).map_err(|error| Refused(format!("{name}: cannot be read: {error}")))?;
-    Replay::read(&name, &text)
+fn diff(a: &str, b: &str, context: usize) -> Result<u8, Refused> {
+    let (a, b) = (Subject::parse(a)?, Subject::parse(b)?);
+    let (difference, outcomes) = diff::diff(&a, &b, context);
+    for (name, subject, outcome) in [("A", &a, &outcomes[0]), ("B", &b, &outcomes[1])] {
+        let Subject { scenario, plan, script, .. } = subject;
+        let faults =
+            script.as_ref().map_or("faults as drawn".into(), |script| format!("{} faults", script.len()));
+        let verdict = outcome
+            .failure
+            .as_ref()
+            .map_or("all held".into(), |failure| format!("fails {}", failure.checker));
+        print(&format!("{name}: {scenario}, seed {}, {faults}: {verdict}\n", plan.seed));
+    }
+    Ok(match difference {
+        Difference::None(shared) => {
+            print(&format!("the runs are the same: {shared} lines and records\n"));
+            HELD
+        }
+        Difference::Parts(parting) => {
+            print(&parting.text());
+            FAILED
+        }
+    })
 }
 
 fn replay(file: &Path, json: bool, log: bool) -> Result<u8, Refused> {
-    let replay = read_replay(file)?;
-    let result = timed(|| run::run(&replay.plan, Some(&replay.faults), detail(json, log)));
-    let code = tell(&replay.scenario, &replay.title, replay.plan.seed, &result, json, log);
-    if format!("{:032x}", result.0.trace) == replay.trace {
+    let (subject, replay) = Subject::replay(file)?;
+    let (code, outcome) = run_subject(&subject, json, log);
+    if format!("{:032x}", outcome.trace) == replay.trace {
         eprintln!("the trace is that of the recorded run");
     } else if !replay.trace.is_empty() {
         eprintln!("the trace differs from the recorded run's: the code or the file has changed since");

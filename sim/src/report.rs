@@ -127,6 +127,6 @@ pub fn line_json(line: &Line) -> Value {
 }
 
 /// A moment, in milliseconds with the nanoseconds behind the point.
-fn time(at_ns: u64) -> String {
+pub(crate) fn time(at_ns: u64) -> String {
     format!("{:>6}.{:06} ms", at_ns / 1_000_000, at_ns % 1_000_000)
 }

@@ -2,6 +2,7 @@
 
 use crate::check::{DeviceCheckers, Observation};
 use crate::faults::{Fault, FaultKind};
+use crate::follow::Follower;
 use crate::guest::Witness;
 use crate::guest::vm::{Vm, VmOptions};
 use crate::guest::workload::{Mix, Offer, Workload};
@@ -38,6 +39,18 @@ const DISK_BLOCK: u32 = 512;
 pub fn run(plan: &Plan, script: Option<&[Fault]>, detail: Detail) -> Outcome {
     world::create(plan.seed, plan.temper, plan.faults(script));
     world::with(|world| world.keep_log(detail));
+    run_created(plan, script)
+}
+
+/// The same run, with somebody who follows it.
+pub fn run_followed(plan: &Plan, script: Option<&[Fault]>, follower: Box<dyn Follower>) -> Outcome {
+    world::create(plan.seed, plan.temper, plan.faults(script));
+    world::with(|world| world.follow(follower));
+    run_created(plan, script)
+}
+
+/// Runs the world that was made for a plan.
+fn run_created(plan: &Plan, script: Option<&[Fault]>) -> Outcome {
     let record = Rc::new(RefCell::new(Record::default()));
     let guests = build(plan, script, &record);
     let end = catch_unwind(AssertUnwindSafe(scheduler::run));

@@ -596,6 +596,9 @@ impl World {
 pub fn run() -> End {
     loop {
         let event = world::with(|world| {
+            if world.trace.is_followed() {
+                world.tell_faults();
+            }
             if world.failure.is_some() {
                 return Err(End::Failed);
             }
@@ -618,6 +621,7 @@ pub fn run() -> End {
                 return Err(End::Failed);
             };
             world.now = world.now.max(at);
+            world.trace.set_clock(world.now.0);
             if world.now.0 > world.temper.time_max_ns {
                 let seconds = world.temper.time_max_ns / 1_000_000_000;
                 world.fail("limit", format!("not finished after {seconds} s of the world's clock"));

@@ -4,6 +4,7 @@
 //! The hash covers every draw, every store to shared memory (region, offset, value), every message, ring, wake-up and
 //! completion. Host facts (addresses, times, handles) never reach it.
 
+use crate::follow::{Followed, Follower};
 use xxhash_rust::xxh3::Xxh3;
 
 /// Words that are gathered before they are hashed.
@@ -44,11 +45,20 @@ pub struct Trace {
     hash: Xxh3,
     gathered: Vec<u8>,
     records: u64,
+    /// The world's clock, for whoever follows.
+    at_ns: u64,
+    follower: Option<Box<dyn Follower>>,
 }
 
 impl Default for Trace {
     fn default() -> Self {
-        Self { hash: Xxh3::new(), gathered: Vec::with_capacity(8 * GATHERED + 64), records: 0 }
+        Self {
+            hash: Xxh3::new(),
+            gathered: Vec::with_capacity(8 * GATHERED + 64),
+            records: 0,
+            at_ns: 0,
+            follower: None,
+        }
     }
 }
 
@@ -63,12 +73,41 @@ impl Trace {
         if self.gathered.len() >= 8 * GATHERED {
             self.gather();
         }
+        if self.is_followed() {
+            self.tell(Followed::Record(record, a, b));
+        }
     }
 
     /// Adds bytes to the last record.
     pub fn bytes(&mut self, bytes: &[u8]) {
         self.gather();
         self.hash.update(bytes);
+        self.tell(Followed::Bytes(bytes));
+    }
+
+    /// Lets somebody follow from now on.
+    pub fn follow(&mut self, at_ns: u64, follower: Box<dyn Follower>) {
+        (self.at_ns, self.follower) = (at_ns, Some(follower));
+    }
+
+    /// Whether somebody follows.
+    #[inline]
+    pub(crate) fn is_followed(&self) -> bool {
+        self.follower.is_some()
+    }
+
+    /// The clock has moved on.
+    #[inline]
+    pub(crate) fn set_clock(&mut self, at_ns: u64) {
+        self.at_ns = at_ns;
+    }
+
+    /// Tells whoever follows; nothing of it is hashed.
+    #[cold]
+    pub(crate) fn tell(&mut self, what: Followed<'_>) {
+        if let Some(follower) = &mut self.follower {
+            follower.follow(self.at_ns, what);
+        }
     }
 
     fn gather(&mut self) {

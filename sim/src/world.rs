@@ -8,6 +8,7 @@
 
 use crate::faults::Faults;
 use crate::files::Storage;
+use crate::follow::{Followed, Follower};
 use crate::memory::{MemoryMap, ProcessorId, SimWindow};
 use crate::notifier::Eventfd;
 use crate::offload::PendingJob;
@@ -216,6 +217,8 @@ pub struct World {
     pub(crate) sockets: Sockets,
     pub(crate) jobs: Vec<Option<PendingJob>>,
     pub(crate) faults: Faults,
+    /// Faults that whoever follows was told of.
+    faults_told: usize,
     pub(crate) actor: Actor,
     pub(crate) processor: Option<ProcessorId>,
     /// The process whose code runs, or waits while a model steps between two of its accesses.
@@ -266,6 +269,7 @@ pub fn create(seed: u64, temper: Temper, faults: Faults) {
         sockets: Sockets::default(),
         jobs: Vec::new(),
         faults,
+        faults_told: 0,
         actor: Actor::World,
         processor: None,
         on_stack: None,
@@ -431,14 +435,37 @@ impl World {
     /// Adds a headline to the log: something that the verdict tells a person.
     pub fn tell(&mut self, text: impl FnOnce() -> String) {
         if self.detail >= Detail::Headlines {
-            self.log.push(Line { at_ns: self.now.0, headline: true, text: text() });
+            self.log_line(true, text());
         }
     }
 
     /// Adds a line to the log that only those read who follow every step.
     pub fn say(&mut self, text: impl FnOnce() -> String) {
         if self.detail == Detail::Everything {
-            self.log.push(Line { at_ns: self.now.0, headline: false, text: text() });
+            self.log_line(false, text());
+        }
+    }
+
+    /// A line goes to whoever follows the run, else into the log.
+    fn log_line(&mut self, headline: bool, text: String) {
+        if self.trace.is_followed() {
+            self.trace.tell(Followed::Line(&text));
+        } else {
+            self.log.push(Line { at_ns: self.now.0, headline, text });
+        }
+    }
+
+    /// Lets somebody follow the run, who is told of everything.
+    pub fn follow(&mut self, follower: Box<dyn Follower>) {
+        self.detail = Detail::Everything;
+        self.trace.follow(self.now.0, follower);
+    }
+
+    /// Tells whoever follows of the faults that struck in the step that just ended.
+    pub(crate) fn tell_faults(&mut self) {
+        while let Some(fault) = self.faults.struck().get(self.faults_told) {
+            self.trace.tell(Followed::Fault(*fault));
+            self.faults_told += 1;
         }
     }
 

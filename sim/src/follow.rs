@@ -1,0 +1,103 @@
+//! Following a run while it happens: every line of its log and every record of its trace, in order, as they come.
+//!
+//! Whoever follows changes nothing: it draws nothing, and the trace's hash does not know of it. It is called while the
+//! world is borrowed, and must not touch the world.
+
+use crate::faults::Fault;
+use crate::trace::Record;
+use std::fmt;
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Whoever follows a run.
+pub trait Follower {
+    /// Something happened.
+    fn follow(&mut self, at_ns: u64, what: Followed<'_>);
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug)]
+pub enum Followed<'a> {
+    /// A record of the trace, with its two words.
+    Record(Record, u64, u64),
+    /// The bytes that belong to the last record.
+    Bytes(&'a [u8]),
+    /// A line of the log.
+    Line(&'a str),
+    /// A fault struck, in the step that just ended.
+    Fault(Fault),
+}
+
+/// What a follower keeps of one happening: two that are equal are the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// When, in nanoseconds of the world's clock.
+    pub at_ns: u64,
+    /// What.
+    pub what: Kept,
+}
+
+/// What a follower keeps of what happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// A record of the trace.
+    Record(Record, u64, u64),
+    /// Bytes of the last record: how many, and their digest.
+    Bytes(usize, u64),
+    /// A line of the log.
+    Line(Box<str>),
+    /// A fault.
+    Fault(Fault),
+}
+
+impl Entry {
+    /// What is kept of it.
+    #[must_use]
+    pub fn of(at_ns: u64, what: Followed<'_>) -> Self {
+        let what = match what {
+            Followed::Record(record, a, b) => Kept::Record(record, a, b),
+            Followed::Bytes(bytes) => Kept::Bytes(bytes.len(), xxh3_64(bytes)),
+            Followed::Line(text) => Kept::Line(text.into()),
+            Followed::Fault(fault) => Kept::Fault(fault),
+        };
+        Self { at_ns, what }
+    }
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// Object and offset, as records of memory pack them.
+        const fn place(word: u64) -> (u64, u64) {
+            (word >> 40, word & ((1 << 40) - 1))
+        }
+        match self {
+            Self::Line(text) => f.write_str(text),
+            Self::Fault(Fault { kind, opportunity, parameter }) => {
+                write!(f, "fault {} strikes: opportunity {opportunity}, parameter {parameter}", kind.name())
+            }
+            Self::Bytes(len, digest) => write!(f, "  its {len} bytes, digest {digest:016x}"),
+            Self::Record(record, a, b) => match record {
+                Record::Draw => write!(f, "draw {b} of stream {a}"),
+                Record::Store => {
+                    let (object, offset) = place(*a);
+                    write!(f, "store to object {object} at {offset:#x}: {b:#x}")
+                }
+                Record::Bulk => {
+                    let (object, offset) = place(*a);
+                    write!(f, "bulk store to object {object} at {offset:#x}: {b} bytes")
+                }
+                Record::Send => write!(f, "send on socket end {a}: {b} bytes"),
+                Record::Ring => write!(f, "eventfd {a} is rung"),
+                Record::Step if a & 1 == 0 => {
+                    write!(f, "core {} steps; digest of all draws so far {b:016x}", a >> 1)
+                }
+                Record::Step => write!(f, "model {} steps; digest of all draws so far {b:016x}", a >> 1),
+                Record::Disk => write!(f, "disk operation {a} takes effect at byte {b}"),
+                Record::Life => write!(f, "life {a} changes: {b}"),
+                Record::Event => write!(f, "recorder event {a:#x}: {b:#x}"),
+                Record::Job => write!(f, "offloaded job {a} of process {b} ends"),
+                Record::Model => write!(f, "model notes {a:#x}, {b:#x}"),
+                Record::Fault => write!(f, "fault noted: {a}, {b}"),
+            },
+        }
+    }
+}
