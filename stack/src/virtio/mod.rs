@@ -6,6 +6,7 @@ mod chain;
 pub mod inflight;
 pub mod log;
 pub mod memory;
+pub mod packed;
 pub mod split;
 
 /// Feature bits that belong to the transport and the rings (section 6).
@@ -22,4 +23,6 @@ pub mod features {
     pub const PROTOCOL_FEATURES: u64 = 1 << 30;
     /// Version 1 of the specification, not legacy.
     pub const VERSION_1: u64 = 1 << 32;
+    /// Packed virtqueues instead of split ones.
+    pub const RING_PACKED: u64 = 1 << 34;
 }

@@ -74,6 +74,15 @@ pub enum RingError {
     },
     /// The available ring names a head that the device has not given back yet.
     HeadInFlight(u16),
+    /// Packed: the positions to go on at are not in the ring, or further apart than it is long.
+    Base {
+        /// The next available position, as bits.
+        available: u16,
+        /// The next used position, as bits.
+        used: u16,
+    },
+    /// Packed: the driver made more descriptors available than the ring of this size has places.
+    Overrun(u16),
 }
 
 impl fmt::Display for RingError {
@@ -88,6 +97,10 @@ impl fmt::Display for RingError {
             }
             Self::Head { head, size } => write!(f, "head {head} is not in the table of {size} descriptors"),
             Self::HeadInFlight(head) => write!(f, "head {head} was made available while still in flight"),
+            Self::Base { available, used } => {
+                write!(f, "a ring cannot go on at available {available:#06x}, used {used:#06x}")
+            }
+            Self::Overrun(size) => write!(f, "more descriptors were made available than the ring's {size}"),
         }
     }
 }
@@ -349,7 +362,7 @@ impl<W: Window> SplitRing<W> {
 
 /// Whether an index that moved from `old` to `new` crossed `event` (`vring_need_event`, section 2.7.7.1).
 #[inline]
-const fn crossed(event: u16, new: u16, old: u16) -> bool {
+pub(super) const fn crossed(event: u16, new: u16, old: u16) -> bool {
     new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
 }
 

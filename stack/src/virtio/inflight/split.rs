@@ -1,17 +1,7 @@
-//! Inflight tracking of a split virtqueue: which requests a dead life of the target had taken and not given back.
-//!
-//! The algorithm is that of the vhost-user specification, "Inflight I/O tracking", word for word; the region lies in
-//! memory that the front-end keeps. Every store below is a point where the process may die; recovery itself may die
-//! at any of its stores and is then begun again from what is there.
-//!
-//! The region may be full of garbage after someone else's bug. What the algorithm cannot have left there is refused
-//! ([`InflightError`]), never guessed at.
-//!
-//! Each store is a Release store: on x86 a plain one, kept in program order by the processor and the compiler. A dead
-//! process's stores reach memory in that order, which is all that recovery relies on.
+//! Inflight tracking of a split virtqueue.
 
+use super::{ALIGNMENT, InflightError, VERSION};
 use alloc::vec::Vec;
-use core::fmt;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use runtime::Window;
 
@@ -19,17 +9,9 @@ use runtime::Window;
 const HEADER_SIZE: u64 = 16;
 /// Bytes of one `DescStateSplit`.
 const STATE_SIZE: u64 = 16;
-/// Each queue's part begins at a multiple of this many bytes: what DPDK and SPDK lay out (`INFLIGHT_ALIGNMENT`); the
-/// specification is silent.
-const ALIGNMENT: u64 = 64;
-/// The only version of the layout; 0 is a region that was never used.
-const VERSION: u16 = 1;
-
 /// `QueueRegionSplit`: `u64 features; u16 version; u16 desc_num; u16 last_batch_head; u16 used_idx; desc[]`.
 mod header {
-    pub(super) const FEATURES: u64 = 0;
-    pub(super) const VERSION: u64 = 8;
-    pub(super) const DESC_NUM: u64 = 10;
+    pub(super) use super::super::header::{DESC_NUM, FEATURES, VERSION};
     pub(super) const LAST_BATCH_HEAD: u64 = 12;
     pub(super) const USED_IDX: u64 = 14;
 }
@@ -45,50 +27,6 @@ mod state {
 #[must_use]
 pub const fn queue_region_len(size: u16) -> u64 {
     (HEADER_SIZE + STATE_SIZE * size as u64).next_multiple_of(ALIGNMENT)
-}
-
-/// What the algorithm cannot have left in a region.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InflightError {
-    /// The part is too short for the ring, or misaligned.
-    Area,
-    /// A version that is neither 0 nor 1.
-    Version(u16),
-    /// It tracks a ring of another size.
-    Size {
-        /// What the region says.
-        found: u16,
-        /// The ring's size.
-        ring: u16,
-    },
-    /// The used index moved further past the region's than the ring is long.
-    Batch(u16),
-    /// The list of the last batch leaves the table or meets itself.
-    BatchList(u16),
-    /// An inflight flag that is neither 0 nor 1.
-    Flag {
-        /// The descriptor.
-        head: u16,
-        /// What was found.
-        found: u8,
-    },
-    /// Two requests with the same counter, or one at the counter's end.
-    Counter(u64),
-}
-
-impl fmt::Display for InflightError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("inflight region: ")?;
-        match self {
-            Self::Area => f.write_str("too short for the ring, or misaligned"),
-            Self::Version(found) => write!(f, "version {found}, expected {VERSION}"),
-            Self::Size { found, ring } => write!(f, "tracks a ring of {found} entries, this one has {ring}"),
-            Self::Batch(count) => write!(f, "the last batch would have {count} entries, more than the ring"),
-            Self::BatchList(at) => write!(f, "the list of the last batch is broken at {at}"),
-            Self::Flag { head, found } => write!(f, "flag {found} at {head} is neither 0 nor 1"),
-            Self::Counter(counter) => write!(f, "counter {counter} cannot be"),
-        }
-    }
 }
 
 /// The tracking of one running split ring.
@@ -215,13 +153,6 @@ impl<W: Window> SplitInflight<W> {
         }
         self.region.store_u16(header::USED_IDX, used_index, Release);
     }
-}
-
-/// Ends the tracking of a ring that was drained and stopped because the front-end asked so. Nothing of it may be
-/// replayed into what the ring becomes next, and the region's used index need not fit that ring: the part is as if it
-/// was never used.
-pub fn retire<W: Window>(region: &W) {
-    region.store_u16(header::VERSION, 0, Release);
 }
 
 /// Where the state of a descriptor stands in the region.
