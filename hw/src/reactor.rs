@@ -85,7 +85,7 @@ impl Reactor {
             let mut turn = self.poll(now);
             turn.busy |= started;
             if !turn.busy && !process.poll && now.since_ns(last_busy) >= spin_ns {
-                self.sleep(turn.until);
+                self.sleep();
             }
             let next = clock::now();
             let spent = if turn.busy { &mine.busy_ns } else { &mine.idle_ns };
@@ -176,13 +176,13 @@ impl Reactor {
     }
 
     /// Lets the pollers arm and sleeps if nothing is to be done, until something is.
-    fn sleep(&mut self, until: Option<Instant>) {
+    fn sleep(&mut self) {
         let process = self.core.process.clone();
         let mine = process.core(self.core.id);
         mine.waker.fall_asleep();
         self.wakes.clear();
         let now = clock::now();
-        let mut turn = Turn { busy: false, until };
+        let mut turn = Turn::QUIET;
         let stop = process.stop.load(Ordering::Relaxed);
         turn.busy |= stop != self.stop_seen;
         self.stop_seen = stop;

@@ -20,13 +20,14 @@ pub enum Poll {
 ///
 /// A core polls all its pollers in turn. When all of them are idle it may sleep: it calls [`Poller::arm`] on each, and
 /// sleeps only if none answered `Busy`. The simulator draws, for each core, whether it polls or sleeps; a sleeping core
-/// is woken only by what was armed and by the earliest `until`.
+/// is woken only by what was armed and by the earliest `until` that `arm` answered.
 pub trait Poller<P: Platform> {
     /// Does what there is to do. Also undoes, where it matters, what `arm` asked of others (notifications).
     fn poll(&mut self, now: Instant) -> Poll;
 
     /// Before sleep: asks the others for notifications, fences, looks again (and answers `Busy` when there is work
-    /// after all), and registers with `wakes` everything that may wake it.
+    /// after all), and registers with `wakes` everything that may wake it. The sleep ends by that or at the `until` of
+    /// this answer; that of the last poll counts for a core that polls on, which sees nothing of what was registered.
     fn arm(&mut self, now: Instant, wakes: &mut P::Wakes) -> Poll;
 }
 

@@ -274,7 +274,9 @@ impl World {
         let memory = &self.memory;
         let mut value = word_at(&memory.objects[object as usize].bytes, at, len);
         let Some(processor) = self.processor else { return value };
-        for store in &memory.processors[processor.0 as usize].buffer {
+        let buffer = &memory.processors[processor.0 as usize].buffer;
+        self.overtook = !buffer.is_empty();
+        for store in buffer {
             if store.object == object
                 && store.offset < at + u64::from(len)
                 && at < store.offset + u64::from(store.len)

@@ -322,8 +322,8 @@ fn leave((actor, processor): (Actor, Option<ProcessorId>)) {
     world::with(|world| (world.actor, world.processor) = (actor, processor));
 }
 
-/// A step of a model.
-pub(crate) fn step_model(model: u32) {
+/// A step of a model. Whether it did something.
+pub(crate) fn step_model(model: u32) -> bool {
     let taken = world::with(|world| {
         let slot = &mut world.models[model as usize];
         if slot.next <= world.now {
@@ -331,7 +331,7 @@ pub(crate) fn step_model(model: u32) {
         }
         slot.model.take()
     });
-    let Some(mut body) = taken else { return };
+    let Some(mut body) = taken else { return false };
     let before = enter(Actor::Model(model), None);
     let step = body.step();
     leave(before);
@@ -352,6 +352,7 @@ pub(crate) fn step_model(model: u32) {
             world.schedule_model(model, at);
         }
     });
+    step == Step::Worked
 }
 
 /// What a step of the target's code came to.
@@ -462,7 +463,7 @@ fn step_core(core: u32) {
             return;
         }
         if !busy && sleeps {
-            match sleep(core, until) {
+            match sleep(core) {
                 Slept::Asleep | Slept::Died => return,
                 Slept::Awake => {}
             }
@@ -519,22 +520,32 @@ enum Slept {
 }
 
 /// Arms every poller of a core, and lets it sleep if none has work after all.
-fn sleep(core: u32, mut until: Option<Instant>) -> Slept {
-    let (pollers, now) = world::with(|world| {
+fn sleep(core: u32) -> Slept {
+    let (pollers, now, spot) = world::with(|world| {
         let slot = &mut world.cores[core as usize];
         slot.sleep += 1;
         slot.woken = false;
-        (slot.pollers.len(), world.now)
+        let pollers = slot.pollers.len();
+        // Before one of the pollers arms, after the last, or nowhere does another actor surely step in: what it does between
+        // a last look and the sleep is what a lost wake-up is made of, and the core has few accesses there. At one place
+        // only, since what was done before one poller's last look cannot be done after it again.
+        (pollers, world.now, world.streams.schedule.below(pollers as u64 + 2))
     });
     let mut wakes = SimWakes::new(core);
-    let mut busy = false;
+    let (mut busy, mut until) = (false, None);
     for at in 0..pollers {
         let mut poller =
             world::with(|world| world.cores[core as usize].pollers[at].take()).expect("at its place");
         let wakes = &mut wakes;
         let Outcome::Returned((poll, poller)) = on_core(core, move || {
+            if spot == at as u64 {
+                world::interleave_here();
+            }
             let poll = poller.arm(now, wakes);
             world::interleave();
+            if spot == pollers as u64 && at + 1 == pollers {
+                world::interleave_here();
+            }
             (poll, poller)
         }) else {
             return Slept::Died;

@@ -26,8 +26,13 @@ thread_local! {
     static OBSERVER: RefCell<Option<Box<dyn Observer>>> = const { RefCell::new(None) };
 }
 
-/// Most steps that an actor takes between two accesses of the target.
-const INTERLEAVED_STEPS_MAX: u32 = 6;
+/// Most steps that an actor takes in a row between two accesses of the target. A driver that is woken, takes completions,
+/// goes to sleep, ends a pause, makes the next request, publishes it and looks whether to notify takes some fifteen.
+const INTERLEAVED_STEPS_MAX: u32 = 24;
+
+/// How much more often another actor steps in after a load that overtook a store of its own processor: the one
+/// reordering that x86 allows, and so the moment at which a fence that is missing can be seen.
+const OVERTAKEN_WEIGHT: u32 = 8;
 
 /// What ends a life in the middle of a poll: the payload of the unwind.
 pub(crate) struct Death;
@@ -208,6 +213,8 @@ pub struct World {
     /// Models that may step between two accesses of the target.
     pub(crate) interleaved: Vec<u32>,
     pub(crate) until_interleave: u32,
+    /// The last access of the acting core was a load while stores of its processor waited in the buffer.
+    pub(crate) overtook: bool,
     /// Changes to the world that somebody may be looking for, ever.
     pub(crate) changes: u64,
     /// Idle cores that poll on: they look again when something has changed.
@@ -262,6 +269,7 @@ pub fn create(seed: u64, temper: Temper, faults: Faults) {
         models: Vec::new(),
         interleaved: Vec::new(),
         until_interleave: temper.interleave_every,
+        overtook: false,
         changes: 0,
         watching: Vec::new(),
         queue: Queue::default(),
@@ -343,23 +351,43 @@ pub fn as_processor<R>(processor: ProcessorId, act: impl FnOnce() -> R) -> R {
 /// Before an access of the target: perhaps another actor takes a step first. Unwinds when that step ended the life.
 #[inline]
 pub(crate) fn interleave() {
-    let model = with(|world| {
-        if world.until_interleave > 0 {
-            world.until_interleave -= 1;
+    let burst = with(|world| {
+        if !matches!(world.actor, Actor::Core(_)) {
+            return None;
+        }
+        let weight = if std::mem::take(&mut world.overtook) { OVERTAKEN_WEIGHT } else { 1 };
+        if world.until_interleave >= weight {
+            world.until_interleave -= weight;
             return None;
         }
         world.draw_interleaved()
     });
-    if let Some((model, steps)) = model {
-        // Several steps in a row: a driver that publishes and looks whether to notify between two accesses of the device
-        // is two steps, and rare otherwise.
-        for _ in 0..steps {
-            crate::scheduler::step_model(model);
+    if let Some(burst) = burst {
+        step_in(burst);
+    }
+}
+
+/// As [`interleave`], but surely: for the places where it matters most.
+pub(crate) fn interleave_here() {
+    let burst = with(|world| if world.temper.interleave_every > 0 { world.draw_burst() } else { None });
+    if let Some(burst) = burst {
+        step_in(burst);
+    }
+}
+
+/// A model, and how many steps it takes in a row at most.
+type Burst = (u32, u32);
+
+/// Lets a model step between two accesses of the target, until it is idle. Unwinds when that ended the life.
+fn step_in((model, steps): Burst) {
+    for _ in 0..steps {
+        if !crate::scheduler::step_model(model) {
+            break;
         }
-        // A dead process runs not one instruction more; only its destructors do.
-        if with(|world| world.is_fenced()) && !std::thread::panicking() {
-            std::panic::resume_unwind(Box::new(Death));
-        }
+    }
+    // A dead process runs not one instruction more; only its destructors do.
+    if with(|world| world.is_fenced()) && !std::thread::panicking() {
+        std::panic::resume_unwind(Box::new(Death));
     }
 }
 
@@ -607,14 +635,19 @@ impl World {
     }
 
     #[cold]
-    fn draw_interleaved(&mut self) -> Option<(u32, u32)> {
+    fn draw_interleaved(&mut self) -> Option<Burst> {
         let every = self.temper.interleave_every;
         if every == 0 {
             self.until_interleave = u32::MAX;
             return None;
         }
         self.until_interleave = self.draw_small(2 * every);
-        if !matches!(self.actor, Actor::Core(_)) || self.is_fenced() || self.interleaved.is_empty() {
+        self.draw_burst()
+    }
+
+    /// Draws who steps in, if somebody can.
+    fn draw_burst(&mut self) -> Option<Burst> {
+        if self.is_fenced() || self.interleaved.is_empty() {
             return None;
         }
         let pick = self.draw_small(self.interleaved.len() as u32);

@@ -48,7 +48,7 @@ fn store_buffering(fenced: bool, seed: u64) -> (u32, u32) {
         let mut polls = 0;
         move || {
             polls += 1;
-            if polls == 3 {
+            if polls == 1 {
                 window.store_u32(0, 1, Relaxed);
                 if fenced {
                     SimWindow::fence(SeqCst);

@@ -199,7 +199,7 @@ impl<W: Window, N: Notifier> Queue<W, N> {
                     return Step::Worked;
                 }
                 let pausing = now < self.pause_until && device.has_more();
-                if pausing && self.rng.chance(1, 6) {
+                if pausing && self.rng.chance(1, 2) {
                     // Stepped before its time, so the world is between two accesses of the device: a pause may end there
                     // as well as anywhere, and a kick at that very place is what a sleeping device must not lose.
                     self.pause_until = now;

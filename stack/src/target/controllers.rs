@@ -305,6 +305,12 @@ impl<P: Platform> ControllerPoller<P> {
         }
         worked
     }
+
+    /// When to poll again: as the controller says, or when a report that found the mailbox full may be sent.
+    fn until(&self, controller: Option<Instant>, now: Instant) -> Option<Instant> {
+        let retry = (!self.kept.is_empty()).then(|| now.after(FULL_RETRY));
+        [controller, retry].into_iter().flatten().min()
+    }
 }
 
 impl<P: Platform> Poller<P> for ControllerPoller<P> {
@@ -314,7 +320,7 @@ impl<P: Platform> Poller<P> for ControllerPoller<P> {
             return if self.kept.is_empty() {
                 Poll::Done
             } else {
-                Poll::Idle { until: Some(now.after(FULL_RETRY)) }
+                Poll::Idle { until: self.until(None, now) }
             };
         };
         let polled = controller.poll(now);
@@ -326,25 +332,26 @@ impl<P: Platform> Poller<P> for ControllerPoller<P> {
         }
         match polled {
             Poll::Idle { .. } if worked => Poll::Busy,
-            Poll::Idle { until } if !self.kept.is_empty() => {
-                let retry = now.after(FULL_RETRY);
-                Poll::Idle { until: Some(until.map_or(retry, |until| until.min(retry))) }
-            }
+            Poll::Idle { until } => Poll::Idle { until: self.until(until, now) },
             Poll::Done => {
                 self.controller = None;
                 self.kept.push_back(Told::Died);
                 self.end_told = true;
                 Poll::Busy
             }
-            other => other,
+            Poll::Busy => Poll::Busy,
         }
     }
 
     fn arm(&mut self, now: Instant, wakes: &mut P::Wakes) -> Poll {
         wakes.mailbox(&self.commands);
-        match &mut self.controller {
+        let armed = match &mut self.controller {
             Some(controller) => controller.arm(now, wakes),
-            None => Poll::Idle { until: (!self.kept.is_empty()).then(|| now.after(FULL_RETRY)) },
+            None => Poll::Idle { until: None },
+        };
+        match armed {
+            Poll::Idle { until } => Poll::Idle { until: self.until(until, now) },
+            busy => busy,
         }
     }
 }
