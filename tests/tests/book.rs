@@ -1,8 +1,16 @@
 //! The book's examples run: the `sh` blocks of each page, in order, in one shell, in an empty folder, with the built
-//! binaries on the PATH. A block marked otherwise (`text`, `toml`, or none) is for reading.
+//! binaries on the PATH. A block marked otherwise (`text`, `toml`, or none) is for reading. And the page of all calls is
+//! complete: each method of the target has a section, and each section every parameter, by the target's own word.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use serde_json::{Value, json};
+use tests::target::{RpcError, Target};
+
+fn docs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("docs")
+}
 
 fn script_of(page: &str) -> String {
     let mut script = String::from("set -euo pipefail\n");
@@ -50,8 +58,7 @@ fn run_page(path: &Path) {
 
 #[test]
 fn every_page_of_the_book_runs() {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("docs");
-    let mut pages: Vec<_> = std::fs::read_dir(docs)
+    let mut pages: Vec<_> = std::fs::read_dir(docs())
         .expect("docs")
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
@@ -60,6 +67,66 @@ fn every_page_of_the_book_runs() {
     assert!(!pages.is_empty());
     for page in pages {
         run_page(&page);
+    }
+}
+
+/// The sections of the page of calls: each method with what is written about it.
+fn sections(page: &str) -> Vec<(&str, &str)> {
+    let sections =
+        page.split("\n### `").skip(1).map(|section| section.split_once('`').expect("a method's name"));
+    sections.map(|(method, text)| (method, text.split("\n## ").next().unwrap_or(text))).collect()
+}
+
+/// The parameters of a section, from the first column of its table.
+fn documented(section: &str) -> Vec<&str> {
+    let rows = section.lines().filter(|line| line.starts_with("| `"));
+    let cells = rows.map(|row| row.split('|').nth(1).expect("a first column"));
+    let mut names: Vec<_> = cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect();
+    names.sort_unstable();
+    names
+}
+
+/// The parameters of a section's example, in which only what the shell would expand is not itself.
+fn example(method: &str, section: &str) -> Value {
+    let call = format!("call {method}");
+    let line = section.lines().find_map(|line| line.split_once(call.as_str()));
+    let (_, rest) = line.unwrap_or_else(|| panic!("{method} has no example"));
+    let words = rest.split(['|', ')']).next().unwrap_or_default();
+    // A value with spaces stands in single quotes.
+    let mut outside = true;
+    let words = words.split(|letter| {
+        outside ^= letter == '\'';
+        outside && letter == ' '
+    });
+    let pairs = words.filter_map(|word| word.split_once('='));
+    let value = |text: &str| {
+        let text = text.trim_matches('\'').trim_matches('"').replace("$PWD", "/nonexistent");
+        serde_json::from_str(&text).unwrap_or(Value::String(text))
+    };
+    pairs.map(|(key, text)| (key.to_owned(), value(text))).collect::<serde_json::Map<_, _>>().into()
+}
+
+#[test]
+fn the_page_of_calls_has_every_method_with_every_parameter() {
+    let page = std::fs::read_to_string(docs().join("rpc.md")).expect("the page");
+    let sections = sections(&page);
+    let target = Target::start();
+    let mut methods: Vec<_> = sections.iter().map(|(method, _)| *method).collect();
+    methods.sort_unstable();
+    assert_eq!(json!(methods), target.call("rpc_get_methods", Value::Null));
+    for (method, section) in sections {
+        // A parameter that nobody knows is refused, before anything is done, with those that are known.
+        let mut params = example(method, section);
+        params["no_such_parameter"] = json!(1);
+        let known = match target.rpc(method, params.clone()) {
+            Err(RpcError::Refused { code: -32602, message }) => message,
+            other => panic!("{method} {params}: {other:?}"),
+        };
+        let known = known.split_once("the method takes ").unwrap_or_else(|| panic!("{method}: {known}")).1;
+        let mut known: Vec<_> = if known == "none" { Vec::new() } else { known.split(", ").collect() };
+        known.sort_unstable();
+        assert_eq!(documented(section), known, "{method}");
+        assert!(section.contains("\nAnswer"), "{method} has no answer");
     }
 }
 
