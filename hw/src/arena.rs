@@ -18,9 +18,9 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// Addresses that are asked for at first: 16 TiB, an eighth of a process's.
 const RESERVED_BYTES_MAX: usize = 16 << 40;
-/// Fewest addresses that are worth starting with. Under a limit of address space (RLIMIT_AS, a memory checker) the
-/// reservation is halved until it fits.
-const RESERVED_BYTES_MIN: usize = 64 << 30;
+/// Fewest addresses that are worth starting with. Under a limit of address space (RLIMIT_AS, a memory checker; valgrind
+/// has 32 GiB to give) the reservation is halved until it fits.
+const RESERVED_BYTES_MIN: usize = 16 << 30;
 /// Parts begin and end at multiples of it: a huge page, so that the kernel can map shared memory by huge pages.
 const GRANULE: usize = 2 << 20;
 

@@ -148,7 +148,7 @@ impl Process {
             move |source| StartError { what, source }
         };
         let _reserved = Arena::get()
-            .map_err(failed("cannot reserve 64 GiB of addresses for shared memory (is RLIMIT_AS set?)"))?;
+            .map_err(failed("cannot reserve 16 GiB of addresses for shared memory (is RLIMIT_AS set?)"))?;
         let shared_core = |processor: &u32| {
             Ok(SharedCore {
                 processor: *processor,

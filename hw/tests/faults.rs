@@ -170,7 +170,7 @@ fn a_limit_of_addresses_is_lived_with_or_told_at_the_start() {
         eprintln!("mapped");
         return;
     }
-    for (limit, expected) in [("100", "mapped"), ("40", "refused: cannot reserve 64 GiB of addresses")] {
+    for (limit, expected) in [("100", "mapped"), ("10", "refused: cannot reserve 16 GiB of addresses")] {
         let output = std::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "--nocapture", "--test-threads=1", NAME])
             .env(CHILD, NAME)
