@@ -1,12 +1,10 @@
 //! The target beside qemu-storage-daemon: the same `blkio` client, the same disks, in one run.
 //!
-//!     cargo bench -p tests --bench peer [-- --seconds S --rounds N --disk null|file]
-//!
 //! The back-end under measurement has one processor and the client another, which it never leaves (a polled queue), so that
-//! the client costs the back-end nothing. Each line is the median of N interleaved pairs of S seconds: target, peer, peer,
-//! target, and so on, so that what drifts drifts for both. qemu-storage-daemon has an iothread, which polls adaptively as the
-//! target does. Where a ratio is bounded by the client's processor, the time that a back-end is busy with an I/O tells more:
-//! the target's by its own reactors' counters, both by the processor time of their process.
+//! the client costs the back-end nothing. Each figure is the median of interleaved pairs: target, peer, peer, target, and so
+//! on. qemu-storage-daemon has an iothread, which polls adaptively as the target does. Where a ratio is bounded by the
+//! client's processor, the time that a back-end is busy with an I/O tells more: the target's by its own reactors' counters,
+//! both by the processor time of their process. Without qemu-storage-daemon the target is measured alone.
 //!
 //! The file is preallocated, O_DIRECT, io_uring for both; what the disk below can do bounds it.
 
@@ -20,6 +18,9 @@ use tests::client::blkio::{Blkio, Options};
 use tests::image::Image;
 use tests::peer::{Backing, Peer};
 use tests::target::{Target, processor_time};
+
+use crate::table::Table;
+use crate::{Effort, median};
 
 /// Bytes of one request.
 const BYTES: usize = 4096;
@@ -73,19 +74,14 @@ impl Side<'_> {
     }
 }
 
-fn median(samples: &[Sample], of: impl Fn(&Sample) -> f64) -> f64 {
-    let mut values: Vec<f64> = samples.iter().map(of).collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 /// The first two processors that this program may use: the back-end's and the client's.
-fn processors() -> (usize, usize) {
+fn processors(table: &mut Table) -> (usize, usize) {
     let allowed = sched_getaffinity(None).expect("this thread's processors");
     let mut usable = (0..CpuSet::MAX_CPU).filter(|processor| allowed.is_set(*processor));
     let first = usable.next().expect("a processor");
     let Some(second) = usable.next() else {
-        println!("only one processor: client and back-end share it, and the figures mean little");
+        table
+            .note("only one processor: client and back-end share it, and the figures mean little".to_owned());
         return (first, first);
     };
     (first, second)
@@ -114,107 +110,100 @@ fn open(socket: &Path, depth: usize) -> Blkio {
     Blkio::open(socket, options).unwrap_or_else(|error| panic!("{}: {error}", socket.display()))
 }
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    let value = |name: &str| {
-        arguments.iter().position(|argument| argument == name).and_then(|at| arguments.get(at + 1)).cloned()
-    };
-    let number = |name: &str, default: f64| {
-        value(name)
-            .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} {text}: not a number")))
-    };
-    let duration = Duration::from_secs_f64(number("--seconds", 1.0));
-    let rounds = number("--rounds", 5.0) as u64;
-    let disks = value("--disk").map_or_else(|| vec!["null".into(), "file".into()], |disk| vec![disk]);
-    assert!(Peer::available(), "qemu-storage-daemon is not installed (Debian: qemu-system-common)");
+/// What the peer must not be better at: by depth, the least ratio of IOPS with null disks.
+fn ratio_min(disk: &str, depth: usize) -> Option<f64> {
+    match (disk, depth) {
+        ("null", 1) => Some(1.0),
+        ("null", 128) => Some(1.5),
+        _ => None,
+    }
+}
 
-    let (back_end, client) = processors();
+/// Prints IOPS and the time of an I/O of both, for each disk, direction and depth.
+pub(crate) fn measure(effort: &Effort, table: &mut Table) {
+    let (back_end, client) = processors(table);
     let cores = format!("{:#x}", 1u128 << back_end);
     // Children begin on this thread's processor: the peer stays there, the target pins itself.
     pin(back_end);
     let target = Target::start_with(&["--cores", &cores]);
-    let (image, peer_image) = if disks.iter().any(|disk| disk == "file") {
-        (preallocated(), preallocated())
-    } else {
-        (Image::in_memory(FILE_DISK), Image::in_memory(FILE_DISK))
-    };
+    let (image, peer_image) = (preallocated(), preallocated());
     target
         .call("bdev_null_create", json!({"name": "null", "num_blocks": NULL_DISK / 512, "block_size": 512}));
     target.call("bdev_uring_create", json!({"name": "file", "filename": image.name(), "block_size": 512}));
-
-    println!(
-        "4 KiB random, one queue, medians of {rounds} interleaved pairs of {duration:?}; back-end on processor {back_end}, polling client on {client}"
-    );
-    println!(
-        "{:<5} {:<6} {:>5} {:>12} {:>12} {:>6} {:>14} {:>14} {:>14}",
-        "disk",
-        "",
-        "depth",
-        "reprise IOPS",
-        "qsd IOPS",
-        "ratio",
-        "reprise busy",
-        "reprise CPU",
-        "qsd CPU ns/IO"
-    );
-    for disk in &disks {
-        let backing = match disk.as_str() {
-            "null" => Backing::Null { size: NULL_DISK },
-            "file" => Backing::File(peer_image.path().to_path_buf()),
-            other => panic!("--disk {other}: null or file"),
-        };
+    let backings = [
+        ("null", Backing::Null { size: NULL_DISK }),
+        ("file", Backing::File(peer_image.path().to_path_buf())),
+    ];
+    let has_peer = Peer::available();
+    if !has_peer {
+        table.note(format!("{} is not installed, so the target is alone: {}", Peer::PROGRAM, Peer::INSTALL));
+    }
+    for (disk, backing) in &backings {
         pin(back_end);
-        let peer = Peer::start(&backing, 1);
+        let peer = has_peer.then(|| Peer::start(backing, 1));
         let socket = target.serve(disk, disk);
         pin(client);
         for write in [false, true] {
             for depth in DEPTHS {
                 let mut ours =
                     Side { disk: open(&socket, depth), process: target.process_id(), target: Some(&target) };
-                let mut theirs =
-                    Side { disk: open(peer.socket(), depth), process: peer.process_id(), target: None };
-                ours.measure(write, 0, WARM_UP);
-                theirs.measure(write, 0, WARM_UP);
-                let (mut our_samples, mut their_samples) = (Vec::new(), Vec::new());
-                for round in 0..rounds {
-                    let mut measure = |our_turn: bool| {
-                        if our_turn {
-                            our_samples.push(ours.measure(write, round, duration));
-                        } else {
-                            their_samples.push(theirs.measure(write, round, duration));
-                        }
-                    };
-                    measure(round % 2 == 0);
-                    measure(round % 2 != 0);
-                }
-                let (our_iops, their_iops) =
-                    (median(&our_samples, |s| s.iops), median(&their_samples, |s| s.iops));
-                println!(
-                    "{disk:<5} {:<6} {depth:>5} {our_iops:>12.0} {their_iops:>12.0} {:>6.2} {:>14.0} {:>14.0} {:>14.0}",
-                    if write { "write" } else { "read" },
-                    our_iops / their_iops,
-                    median(&our_samples, |s| s.busy_ns),
-                    median(&our_samples, |s| s.processor_ns),
-                    median(&their_samples, |s| s.processor_ns),
-                );
+                let mut theirs = peer.as_ref().map(|peer| Side {
+                    disk: open(peer.socket(), depth),
+                    process: peer.process_id(),
+                    target: None,
+                });
+                let (ours, theirs) = pairs(&mut ours, theirs.as_mut(), write, effort);
+                let what = |figure: &str| {
+                    format!("{disk} {}, depth {depth}{figure}", if write { "write" } else { "read" })
+                };
+                let of = |of: fn(&Sample) -> f64| {
+                    let middle = |samples: &[Sample]| median(samples.iter().map(of).collect());
+                    (middle(&ours), (!theirs.is_empty()).then(|| middle(&theirs)))
+                };
+                let (our_iops, their_iops) = of(|sample| sample.iops);
+                table.beside(&what(""), our_iops, their_iops, "IOPS", ratio_min(disk, depth));
+                table.row(&what(", reactors busy"), of(|sample| sample.busy_ns).0, "ns/IO", None);
+                let (our_processor, their_processor) = of(|sample| sample.processor_ns);
+                table.beside(&what(", processor time"), our_processor, their_processor, "ns/IO", None);
             }
         }
     }
-    cross_check(&target, &disks[0], duration * 3);
+    cross_check(&target, "null", effort.duration * 3, table);
+}
+
+/// The samples of both sides in turn, after a warm-up.
+fn pairs(
+    ours: &mut Side<'_>,
+    mut theirs: Option<&mut Side<'_>>,
+    write: bool,
+    effort: &Effort,
+) -> (Vec<Sample>, Vec<Sample>) {
+    ours.measure(write, 0, WARM_UP);
+    if let Some(theirs) = &mut theirs {
+        theirs.measure(write, 0, WARM_UP);
+    }
+    let (mut our_samples, mut their_samples) = (Vec::new(), Vec::new());
+    for round in 0..effort.rounds {
+        let mut turn = |our_turn: bool| match &mut theirs {
+            _ if our_turn => our_samples.push(ours.measure(write, round as u64, effort.duration)),
+            Some(theirs) => their_samples.push(theirs.measure(write, round as u64, effort.duration)),
+            None => {}
+        };
+        turn(round % 2 == 0);
+        turn(round % 2 != 0);
+    }
+    (our_samples, their_samples)
 }
 
 /// The reactors' counters are the target's own word: held once against the kernel's, in a run that leaves it time to sleep.
-fn cross_check(target: &Target, disk: &str, duration: Duration) {
+/// The kernel's figure also has what the reactors count as idle: looking for work before they sleep, and going to sleep.
+fn cross_check(target: &Target, disk: &str, duration: Duration, table: &mut Table) {
     let socket = target.path("vhost").join(disk);
     let options = Options { depth: 1, bytes_max: BYTES, ..Options::default() };
-    let disk = Blkio::open(&socket, options).unwrap_or_else(|error| panic!("{error}"));
-    let mut side = Side { disk, process: target.process_id(), target: Some(target) };
+    let blkio = Blkio::open(&socket, options).unwrap_or_else(|error| panic!("{error}"));
+    let mut side = Side { disk: blkio, process: target.process_id(), target: Some(target) };
     let sample = side.measure(false, 1, duration);
-    println!(
-        "\ncross-check (depth 1, sleeping client, {:.0} IOPS): busy {:.0} ns/IO by the reactors, {:.0} ns/IO by the kernel",
-        sample.iops, sample.busy_ns, sample.processor_ns
-    );
-    println!(
-        "the kernel's figure also has what the reactors count as idle: looking for work before they sleep, and going to sleep"
-    );
+    let what = |figure: &str| format!("{disk} read, depth 1, client sleeps, {figure}");
+    table.row(&what("reactors busy"), sample.busy_ns, "ns/IO", None);
+    table.row(&what("processor time"), sample.processor_ns, "ns/IO", None);
 }

@@ -1,7 +1,5 @@
 //! How long a guest waits when the target was killed and starts again: from exec to the first used entry.
 //!
-//!     cargo bench -p tests --bench restart [-- --rounds N]
-//!
 //! The front-end tries to connect from the moment of the exec on, has a request out, and reconnects as QEMU does. A malloc disk
 //! has no fence to wait for. For a file, the fence (the dead process's I/O must have ended) is part of the time, and what the
 //! target says that it waited for it is printed apart.
@@ -15,10 +13,15 @@ use tests::client::request::{Requester, wait_used};
 use tests::image::Image;
 use tests::target::Target;
 
+use crate::table::{Bar, Table};
+use crate::{Effort, median};
+
 /// Bytes of the disks.
 const DISK: u64 = 64 << 20;
-/// The bar for the median, with a malloc disk.
-const BAR: Duration = Duration::from_millis(50);
+/// The bar for the median, with a malloc disk, in milliseconds.
+const BAR_MS: f64 = 50.0;
+/// Kills and starts of each kind of disk.
+const ROUNDS: usize = 20;
 const WAIT: Duration = Duration::from_secs(30);
 
 /// One kill and start: from exec to the first used entry, and to the RPC's first answer.
@@ -53,19 +56,9 @@ fn fence_waits(target: &Target) -> Vec<Duration> {
     numbers.map(Duration::from_micros).collect()
 }
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    let rounds = arguments
-        .iter()
-        .position(|argument| argument == "--rounds")
-        .and_then(|at| arguments.get(at + 1))
-        .map_or(20, |text| text.parse().expect("--rounds takes a number"));
+/// Prints how long a front-end and an operator wait, for a malloc disk and for a file.
+pub(crate) fn measure(_: &Effort, table: &mut Table) {
     let image = Image::on_disk(DISK);
-    println!("kill -9, exec, reconnect with one request out; {rounds} rounds, milliseconds");
-    println!(
-        "{:<7} {:>22} {:>8} {:>8} {:>24}",
-        "disk", "first used entry: median", "least", "most", "first RPC answer: median"
-    );
     for bdev in ["malloc", "uring"] {
         let mut target = Target::start();
         if bdev == "malloc" {
@@ -80,32 +73,22 @@ fn main() {
         let mut frontend = Frontend::connect_and_start(&socket, Options::default())
             .unwrap_or_else(|error| panic!("{error}"));
         let requester = Requester::new(&mut frontend, 1, 4096).unwrap_or_else(|error| panic!("{error}"));
-        let (mut served, mut answered): (Vec<Duration>, Vec<Duration>) =
-            (0..rounds).map(|_| round(&mut target, &mut frontend, &requester)).unzip();
-        served.sort();
-        answered.sort();
-        let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
-        let median = served[served.len() / 2];
-        println!(
-            "{bdev:<7} {:>24.1} {:>8.1} {:>8.1} {:>24.1}",
-            ms(median),
-            ms(served[0]),
-            ms(served[served.len() - 1]),
-            ms(answered[answered.len() / 2])
-        );
-        let mut waits = fence_waits(&target);
+        let (served, answered): (Vec<Duration>, Vec<Duration>) =
+            (0..ROUNDS).map(|_| round(&mut target, &mut frontend, &requester)).unzip();
+        let ms = |durations: Vec<Duration>| {
+            durations.iter().map(|one| one.as_secs_f64() * 1e3).collect::<Vec<_>>()
+        };
+        let served = ms(served);
+        let most = served.iter().copied().fold(0.0, f64::max);
+        let served = median(served);
+        let bar = if bdev == "malloc" { Bar::at_most(BAR_MS, served) } else { None };
+        table.row(&format!("{bdev}, exec to the first used entry"), served, "ms", bar);
+        table.row(&format!("{bdev}, the same, slowest of {ROUNDS}"), most, "ms", None);
+        let waits = ms(fence_waits(&target));
         if !waits.is_empty() {
-            waits.sort();
-            println!(
-                "        of it the fence: {} of {rounds} starts waited, median {:.1}, most {:.1}",
-                waits.len(),
-                ms(waits[waits.len() / 2]),
-                ms(waits[waits.len() - 1])
-            );
+            let what = format!("{bdev}, of it the fence, {} of {ROUNDS} starts waited", waits.len());
+            table.row(&what, median(waits), "ms", None);
         }
-        if bdev == "malloc" {
-            let verdict = if median < BAR { "met" } else { "missed" };
-            println!("        the bar for malloc is {} ms: {verdict}", BAR.as_millis());
-        }
+        table.row(&format!("{bdev}, exec to the first RPC answer"), median(ms(answered)), "ms", None);
     }
 }

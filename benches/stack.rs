@@ -2,15 +2,12 @@
 //! no socket and no front-end.
 //!
 //! The driver's part (making requests available) is not timed. Each depth is measured in many rounds, the flight recorder
-//! on and off in turn; the medians are printed. With valgrind on the machine, instructions per I/O are counted too, as
-//! the difference of two runs that differ in their number of rounds only.
-//!
-//!     cargo bench -p tests --bench stack
+//! on and off in turn. Instructions are counted by callgrind, as the difference of two runs of this program that differ in
+//! their number of requests only.
 
 use hw::{HostPlatform, Options, Process};
 use runtime::{Memory, Platform, Poll, Poller, Window};
 use stack::block::{Bdev, NullBdev};
-
 use stack::virtio::blk::{BlkDevice, BlkOptions, QueueConfig};
 use stack::virtio::features::{EVENT_IDX, INDIRECT_DESC, VERSION_1};
 use stack::virtio::inflight::queue_region_len;
@@ -20,6 +17,9 @@ use std::process::Command;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
+
+use crate::table::{Bar, Table};
+use crate::{Effort, median};
 
 /// Bytes of one request's payload.
 const PAYLOAD: u64 = 4096;
@@ -37,6 +37,14 @@ const BASE: u64 = 1 << 30;
 const REQUESTS: u64 = 2_000_000;
 /// Measurements of each kind.
 const MEASUREMENTS: usize = 9;
+/// Requests out.
+const DEPTHS: [u16; 3] = [1, 32, 128];
+/// At this depth, an I/O takes at most so many nanoseconds, the recorder off.
+const BAR_DEPTH: u16 = 128;
+const BAR_NS: f64 = 60.0;
+/// Requests of the two runs under callgrind.
+const COUNTED_FEW: u64 = 20_000;
+const COUNTED_MANY: u64 = 60_000;
 
 /// A ring with its device, and a driver that writes memory by hand.
 struct Bench {
@@ -146,53 +154,60 @@ fn on_reactor<T: Send + 'static>(
     result.lock().expect("one thread").take().expect("it ran")
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// The first argument of this program under callgrind; then requests and depth.
+const COUNTED: &str = "--counted";
+
+/// Runs what callgrind counts, if that is what this program was started for.
+pub(crate) fn run_counted() -> bool {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() != Some(COUNTED) {
+        return false;
+    }
+    let mut number = || arguments.next().and_then(|text| text.parse().ok()).expect("requests and depth");
+    let (requests, depth): (u64, u64) = (number(), number());
+    on_reactor(None, move |platform| Bench::new(&platform).measure(depth as u16, requests));
+    true
 }
 
-/// Instructions per I/O at a depth, by callgrind; `None` without it.
-fn instructions(depth: u16) -> Option<f64> {
+/// Instructions per I/O at a depth, by callgrind, the driver's own few stores included. An error says what to do.
+fn instructions(depth: u16) -> Result<f64, String> {
     let run = |requests: u64| {
-        let program = std::env::current_exe().ok()?;
+        let program = std::env::current_exe().expect("this program's path");
         let output = Command::new("valgrind")
             .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
             .arg(program)
-            .args(["--requests", &requests.to_string(), "--depth", &depth.to_string()])
+            .args([COUNTED, &requests.to_string(), &depth.to_string()])
             .output()
-            .ok()?;
+            .map_err(|_| "valgrind is not installed, so no instructions: apt-get install valgrind")?;
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        let collected = text.lines().find_map(|line| line.split("Collected : ").nth(1));
         let collected =
-            text.lines().find_map(|line| line.split("Collected : ").nth(1))?.trim().parse::<f64>().ok()?;
-        Some(collected)
+            collected.filter(|_| output.status.success()).and_then(|count| count.trim().parse().ok());
+        collected.ok_or_else(|| format!("callgrind counted nothing ({}): {text}", output.status))
     };
-    // The driver's own stores (two instructions' worth a request) are in it.
-    Some((run(60_000)? - run(20_000)?) / 40_000.0)
+    let (few, many): (f64, f64) = (run(COUNTED_FEW)?, run(COUNTED_MANY)?);
+    Ok((many - few) / (COUNTED_MANY - COUNTED_FEW) as f64)
 }
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    let value = |name: &str| {
-        let at = arguments.iter().position(|argument| argument == name)?;
-        arguments.get(at + 1)?.parse::<u64>().ok()
-    };
-    if let (Some(requests), Some(depth)) = (value("--requests"), value("--depth")) {
-        on_reactor(None, move |platform| Bench::new(&platform).measure(depth as u16, requests));
-        return;
-    }
+/// Prints each depth's nanoseconds and instructions per I/O.
+pub(crate) fn measure(_: &Effort, table: &mut Table) {
     let directory = tempfile::tempdir().expect("a directory");
-    println!(
-        "the stack alone: split ring to null bdev and back, 4 KiB reads, one core, ns per I/O (medians)"
-    );
-    println!("{:>6} {:>14} {:>14} {:>18}", "depth", "recorder off", "recorder on", "instructions/I/O");
-    for depth in [1, 32, 128] {
+    for depth in DEPTHS {
         let (mut off, mut on) = (Vec::new(), Vec::new());
         for _ in 0..MEASUREMENTS {
             off.push(on_reactor(None, move |platform| Bench::new(&platform).measure(depth, REQUESTS)));
             let path = Some(directory.path().to_path_buf());
             on.push(on_reactor(path, move |platform| Bench::new(&platform).measure(depth, REQUESTS)));
         }
-        let counted = instructions(depth).map_or_else(|| "no valgrind".into(), |count| format!("{count:.0}"));
-        println!("{depth:>6} {:>14.1} {:>14.1} {counted:>18}", median(off), median(on));
+        let (off, on) = (median(off), median(on));
+        let bar = if depth == BAR_DEPTH { Bar::at_most(BAR_NS, off) } else { None };
+        table.row(&format!("ring to null and back, depth {depth}"), off, "ns/IO", bar);
+        table.row(&format!("ring to null and back, depth {depth}, recorder on"), on, "ns/IO", None);
+        match instructions(depth) {
+            Ok(count) => {
+                table.row(&format!("ring to null and back, depth {depth}"), count, "instructions/IO", None)
+            }
+            Err(why) => table.note(why),
+        }
     }
 }

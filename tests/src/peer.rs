@@ -1,15 +1,12 @@
 //! qemu-storage-daemon as a peer: another vhost-user-blk back-end for the same clients.
 //!
 //! It keeps the clients honest (a client that passes only against our own target proves nothing) and it is what the
-//! benchmark is measured beside. Debian has it in the package `qemu-system-common` or `qemu-utils`; where it is missing
-//! [`Peer::available`] says so.
+//! benchmark is measured beside. Where it is missing [`Peer::available`] says so.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The program.
-const PROGRAM: &str = "qemu-storage-daemon";
 /// How long it may take until it listens.
 const START_WAIT: Duration = Duration::from_secs(10);
 
@@ -34,9 +31,14 @@ pub enum Backing {
 }
 
 impl Peer {
+    /// The program.
+    pub const PROGRAM: &str = "qemu-storage-daemon";
+    /// What installs it on Debian: it is in the one or the other package, by release.
+    pub const INSTALL: &str = "apt-get install qemu-utils qemu-system-common";
+
     /// True when the program is installed.
     pub fn available() -> bool {
-        Command::new(PROGRAM)
+        Command::new(Self::PROGRAM)
             .arg("--version")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -56,7 +58,7 @@ impl Peer {
                 path.display()
             ),
         };
-        let process = Command::new(PROGRAM)
+        let process = Command::new(Self::PROGRAM)
             // An iothread polls adaptively before it sleeps; without one the main loop always sleeps.
             .args(["--object", "iothread,id=io", "--blockdev", &node, "--export"])
             .arg(format!(
@@ -66,11 +68,11 @@ impl Peer {
             ))
             .stdin(Stdio::null())
             .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {PROGRAM}: {error}"));
+            .unwrap_or_else(|error| panic!("cannot start {}: {error}", Self::PROGRAM));
         let peer = Peer { socket, process, _home: home };
         let started = Instant::now();
         while !peer.socket.exists() {
-            assert!(started.elapsed() < START_WAIT, "{PROGRAM} does not listen after {START_WAIT:?}");
+            assert!(started.elapsed() < START_WAIT, "{} does not listen after {START_WAIT:?}", Self::PROGRAM);
             std::thread::sleep(Duration::from_millis(2));
         }
         peer
