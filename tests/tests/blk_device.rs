@@ -1,5 +1,5 @@
-//! The block device by itself, where only it can be seen: what it does with a region that cannot be, and without anybody
-//! to notify.
+//! The block device by itself, where only it can be seen: what it does with a region that cannot be, without anybody to
+//! notify, and how much of a core and of memory the worst guest gets.
 
 use runtime::{Handle, Instant, Memory, Platform, Window};
 use stack::block::Bdev;
@@ -7,7 +7,7 @@ use stack::virtio::blk::{BlkDevice, BlkOptions, QueueConfig, QueueError};
 use stack::virtio::features;
 use stack::virtio::inflight::queue_region_len;
 use stack::virtio::memory::{GuestMemory, Region};
-use stack::virtio::split::RingError;
+use stack::virtio::split::{RingError, available_len, descriptor_table_len, used_len};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use tests::vhost::by_hand::ByHand;
@@ -123,4 +123,162 @@ fn what_is_owed_to_nobody_is_no_work_and_is_paid_when_somebody_comes() {
     rig.device.set_call(0, Some(handle.into_notifier().expect("an eventfd")));
     rig.settle(2);
     assert_eq!(tests::vhost::front_end::take(&call), 1, "one notification after a recovery");
+}
+
+/// A device on many rings, each in guest memory of its own.
+struct Rings {
+    device: BlkDevice<ByHand>,
+    memory: GuestMemory<ByHand>,
+    guest: <ByHand as Platform>::Window,
+    gate: Arc<Gate>,
+    rings: u16,
+    size: u16,
+}
+
+impl Rings {
+    fn new(rings: u16, size: u16) -> Self {
+        let (platform, gate) = (ByHand::default(), Gate::new(64));
+        let bdev: Arc<dyn Bdev<ByHand>> = Arc::new(GateBdev(gate.clone()));
+        let channel = bdev.channel(&platform).expect("a channel");
+        let options = BlkOptions { read_only: false, device: 0 };
+        let mut device = BlkDevice::new(platform.clone(), bdev, channel, options);
+        device.set_features(features::VERSION_1).expect("offered");
+        let len = u64::from(rings) * Self::space(size);
+        let backing = platform.shared_memory("guest", len).expect("memory");
+        let guest = backing.window();
+        let mut memory = GuestMemory::new();
+        let region = Region { guest_address: 0, len, user_address: 0, memory: backing };
+        memory.insert(region).expect("one region");
+        let this = Self { device, memory, guest, gate, rings, size };
+        (0..rings).fold(this, |mut this, ring| {
+            let part = |at, len| this.guest.slice(this.at(ring) + at, len).expect("inside");
+            let config = QueueConfig {
+                size,
+                base: 0,
+                descriptors: part(0, descriptor_table_len(size)),
+                available: part(Self::available(size), available_len(size)),
+                used: part(Self::used_area(size), used_len(size)),
+                used_log: None,
+                inflight: None,
+            };
+            this.device.start_queue(ring, config).expect("a good ring");
+            this.device.set_enabled(ring, true);
+            this
+        })
+    }
+
+    fn available(size: u16) -> u64 {
+        descriptor_table_len(size)
+    }
+
+    fn used_area(size: u16) -> u64 {
+        (Self::available(size) + available_len(size)).next_multiple_of(4)
+    }
+
+    /// Where the header and the status of each request lie, the same for all: a FLUSH.
+    fn buffers(size: u16) -> u64 {
+        (Self::used_area(size) + used_len(size)).next_multiple_of(16)
+    }
+
+    fn space(size: u16) -> u64 {
+        (Self::buffers(size) + 32).next_multiple_of(4096)
+    }
+
+    fn at(&self, ring: u16) -> u64 {
+        u64::from(ring) * Self::space(self.size)
+    }
+
+    fn descriptor(&self, ring: u16, index: u16, (address, len): (u64, u64), flags: u64, next: u16) {
+        let at = self.at(ring) + 16 * u64::from(index);
+        self.guest.store_u64(at, address, Relaxed);
+        self.guest.store_u64(at + 8, len | flags << 32 | u64::from(next) << 48, Relaxed);
+    }
+
+    /// The first `count` requests of each ring, `stride` descriptors apart, become available.
+    fn offer(&self, count: u16, stride: u16) {
+        for ring in 0..self.rings {
+            let available = self.at(ring) + Self::available(self.size);
+            for slot in 0..count {
+                self.guest.store_u16(available + 4 + 2 * u64::from(slot), stride * slot, Relaxed);
+            }
+            self.guest.store_u16(available + 2, count, Relaxed);
+        }
+    }
+
+    /// Each ring's requests are FLUSHes of two descriptors.
+    fn flushes(&self, count: u16) {
+        for ring in 0..self.rings {
+            let buffers = self.at(ring) + Self::buffers(self.size);
+            self.guest.store_u32(buffers, 4, Relaxed);
+            for head in (0..2 * count).step_by(2) {
+                self.descriptor(ring, head, (buffers, 16), 1, head + 1);
+                self.descriptor(ring, head + 1, (buffers + 16, 1), 2, 0);
+            }
+        }
+        self.offer(count, 2);
+    }
+
+    fn poll(&mut self) -> bool {
+        self.device.poll(Instant(0), &self.memory)
+    }
+
+    fn used(&self) -> Vec<u16> {
+        let used = |ring| self.guest.load_u16(self.at(ring) + Self::used_area(self.size) + 2, Relaxed);
+        (0..self.rings).map(used).collect()
+    }
+}
+
+/// Half of what is available can be taken in a poll; the next one begins where it ended.
+#[test]
+fn one_poll_takes_a_bounded_number_of_requests_and_every_ring_gets_its_turn() {
+    let mut rings = Rings::new(8, 256);
+    rings.flushes(128);
+    rings.poll();
+    assert_eq!(rings.used(), [128, 128, 128, 128, 0, 0, 0, 0]);
+    rings.poll();
+    assert_eq!(rings.used(), [128; 8]);
+    assert!(!rings.poll());
+}
+
+/// Empty descriptors cost no segment, but a walk: a chain of them may not be as long as its ring.
+#[test]
+fn one_poll_walks_a_bounded_number_of_descriptors() {
+    const SIZE: u16 = 32768;
+    let mut rings = Rings::new(2, SIZE);
+    for ring in 0..2 {
+        for index in 0..SIZE {
+            rings.descriptor(ring, index, (0, 0), 1, (index + 1) % SIZE);
+        }
+    }
+    rings.offer(128, 1);
+    rings.poll();
+    let first = rings.used();
+    assert!(first[0] > 0 && first[0] < 16 && first[1] == 0, "{first:?} chains of one poll");
+    rings.poll();
+    assert_eq!(rings.used(), [first[0], first[0]], "the other ring is next");
+    let polls = (0..100).take_while(|_| rings.poll()).count();
+    assert_eq!((rings.used(), polls < 100), (vec![128, 128], true));
+}
+
+/// What a device keeps of a request is bounded for the device, however many rings its guest has and however long.
+#[test]
+fn requests_beyond_what_a_device_works_on_at_a_time_stay_in_their_rings_and_none_starves() {
+    let mut rings = Rings::new(32, 128);
+    rings.flushes(64);
+    rings.gate.set_open(false);
+    while rings.poll() {}
+    assert_eq!(rings.device.in_flight(), 1024);
+    // One ends at a time, and what takes its place is another ring's each time.
+    for _ in 0..64 {
+        rings.gate.pass_youngest();
+        while rings.poll() {}
+        assert_eq!(rings.device.in_flight(), 1024);
+    }
+    let used = rings.used();
+    let taken = (0..32).map(|ring| rings.device.in_flight_of(ring) + usize::from(used[usize::from(ring)]));
+    let taken: Vec<_> = taken.collect();
+    assert!(taken.iter().all(|taken| *taken > 0), "{taken:?} of each ring were taken");
+    rings.gate.set_open(true);
+    while rings.poll() {}
+    assert_eq!(rings.used(), [64; 32]);
 }

@@ -12,8 +12,8 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use runtime::{CoreId, Instant, Platform};
 
-/// Most I/Os in flight on one channel; one more is answered [`ChannelFull`]. Sixteen full rings of 256.
-pub const CHANNEL_DEPTH: usize = 4096;
+/// Most I/Os in flight on one channel; one more is answered [`ChannelFull`]. More than a disk has use for.
+pub const CHANNEL_DEPTH: usize = 1024;
 
 /// Latency buckets: bucket `n` counts latencies of less than 2^`n` ns that no lower bucket counts; the last one counts
 /// everything from 2^38 ns (some four and a half minutes) up.

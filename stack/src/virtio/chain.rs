@@ -2,7 +2,7 @@
 //!
 //! A chain is the driver's, and may be anything: it may loop, leave the table, point outside of guest memory, or put
 //! a readable buffer behind a writable one. Each of these makes the chain malformed, and only the chain: it is given
-//! back with a used length of 0 and the ring goes on. A walk is bounded by the table's length and [`MAX_SEGMENTS`].
+//! back with a used length of 0 and the ring goes on. A walk is bounded by [`MAX_DESCRIPTORS`] in each table.
 
 use super::memory::GuestMemory;
 use super::split::{DESCRIPTOR_SIZE, Descriptor};
@@ -11,8 +11,9 @@ use alloc::vec::Vec;
 use core::fmt;
 use runtime::Platform;
 
-/// Most descriptors in an indirect table: a payload of [`MAX_SEGMENTS`], a header and a status.
-const MAX_INDIRECT: u32 = MAX_SEGMENTS as u32 + 2;
+/// Most descriptors of a chain in one table: a payload of [`MAX_SEGMENTS`], a header and a status. Empty ones count, or a
+/// chain could be as long as its ring.
+const MAX_DESCRIPTORS: u32 = MAX_SEGMENTS as u32 + 2;
 
 /// What makes a chain malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub(super) enum ChainError {
     Unmapped,
     /// A readable buffer follows a writable one.
     Order,
-    /// More than [`MAX_SEGMENTS`] windows in one direction.
+    /// More than [`MAX_DESCRIPTORS`] in one table, or more than [`MAX_SEGMENTS`] windows in one direction.
     TooManySegments,
     /// An indirect descriptor where none may be: not negotiated, inside an indirect table, with NEXT, or with a length
     /// that is no table's.
@@ -57,11 +58,13 @@ pub(super) struct Chain<W> {
     pub(super) writable: Vec<W>,
     /// The guest physical ranges of `writable`, for the dirty log: kept always, since a log may begin at any time.
     pub(super) writable_ranges: Vec<(u64, u64)>,
+    /// Descriptors that the last walk read.
+    pub(super) walked: u32,
 }
 
 impl<W> Default for Chain<W> {
     fn default() -> Self {
-        Self { readable: Vec::new(), writable: Vec::new(), writable_ranges: Vec::new() }
+        Self { readable: Vec::new(), writable: Vec::new(), writable_ranges: Vec::new(), walked: 0 }
     }
 }
 
@@ -79,14 +82,17 @@ impl<W: runtime::Window> Chain<W> {
         self.readable.clear();
         self.writable.clear();
         self.writable_ranges.clear();
+        self.walked = 0;
         let (mut table, mut table_size, mut index) = (*descriptors, u32::from(size), head);
-        let mut left = table_size;
+        let mut left = table_size.min(MAX_DESCRIPTORS);
         let mut indirect_allowed = indirect_allowed;
         loop {
             if left == 0 {
-                return Err(ChainError::Loop);
+                let whole_table = table_size <= MAX_DESCRIPTORS;
+                return Err(if whole_table { ChainError::Loop } else { ChainError::TooManySegments });
             }
             left -= 1;
+            self.walked += 1;
             let descriptor = Descriptor::load(&table, index);
             if descriptor.flags & Descriptor::INDIRECT != 0 {
                 let count = descriptor.len / DESCRIPTOR_SIZE as u32;
@@ -95,7 +101,7 @@ impl<W: runtime::Window> Chain<W> {
                     || descriptor.flags & Descriptor::NEXT != 0
                     || !whole
                     || count == 0
-                    || count > MAX_INDIRECT
+                    || count > MAX_DESCRIPTORS
                 {
                     return Err(ChainError::Indirect);
                 }

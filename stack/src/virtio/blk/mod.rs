@@ -3,15 +3,19 @@
 //! The device knows nothing of who speaks to the front-end: a transport (vhost-user) sets features, starts and stops
 //! queues and lends guest memory for the time of a poll. A queue whose ring cannot be believed stops itself, alone.
 
+mod budget;
 mod config;
 mod queue;
 mod request;
+mod slots;
 
 pub use config::{CONFIG_LEN, MAX_QUEUES, SECTOR_SIZE, WRITEBACK_OFFSET, features};
 
+use self::budget::Budget;
 use self::config::encode;
 use self::queue::{Queue, Work};
 use self::request::{ID_LEN, Rules};
+use self::slots::Slots;
 use super::features as ring_features;
 use super::inflight::InflightError;
 use super::log::DirtyLog;
@@ -138,6 +142,9 @@ pub struct BlkDevice<P: Platform> {
     ports: Box<[Port<P>]>,
     /// Running queues, by index.
     started: Vec<Started<P>>,
+    /// The place in `started` of the queue whose turn it is.
+    turn: usize,
+    slots: Slots<P::Window>,
     broken: Vec<(u16, QueueError)>,
     log: Option<DirtyLog<P>>,
     paused: bool,
@@ -177,6 +184,8 @@ impl<P: Platform> BlkDevice<P> {
             rules,
             ports: (0..MAX_QUEUES).map(|_| Port::default()).collect(),
             started: Vec::new(),
+            turn: 0,
+            slots: Slots::new(),
             broken: Vec::new(),
             log: None,
             paused: false,
@@ -519,6 +528,8 @@ impl<P: Platform> BlkDevice<P> {
         let mut work = Work {
             platform: &self.platform,
             channel: &mut *self.channel,
+            slots: &mut self.slots,
+            budget: Budget::new(),
             memory,
             log: self.log.as_ref().filter(|_| logs),
             rules: &self.rules,
@@ -527,7 +538,14 @@ impl<P: Platform> BlkDevice<P> {
             now,
         };
         let mut any = false;
-        for Started { index, queue, broken } in &mut self.started {
+        let queues = self.started.len();
+        let turn = if self.turn < queues { self.turn } else { 0 };
+        let (earlier, later) = self.started.split_at_mut(turn);
+        let mut missed = None;
+        for (place, Started { index, queue, broken }) in (turn..).zip(later.iter_mut().chain(earlier)) {
+            if missed.is_none() && (work.budget.is_spent() || work.slots.are_used_up()) {
+                missed = Some(place);
+            }
             let port = &self.ports[usize::from(*index)];
             match queue.take(self.paused || !port.enabled || *broken, &mut work) {
                 Ok(took) => any |= took,
@@ -542,6 +560,7 @@ impl<P: Platform> BlkDevice<P> {
                 }
             }
         }
+        self.turn = missed.map_or(turn, |place| place % queues);
         any |= work.channel.poll(now, &mut self.completions);
         for completion in self.completions.drain(..) {
             let (index, head) = ((completion.token >> 16) as u16, completion.token as u16);

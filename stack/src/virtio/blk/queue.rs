@@ -1,15 +1,15 @@
 //! One running virtqueue of a block device: takes requests, submits them, and gives them back in batches.
 //!
-//! The life of a request: taken from the ring and marked in the inflight region; its chain walked and decoded into its
-//! slot (one slot a head, reused, so that nothing is allocated for a request once slots have grown); submitted, or put
-//! into the backlog while the channel is full; completed (status byte, used entry, batch list); published with its
-//! batch; only then is its slot free again.
+//! The life of a request: taken from the ring and marked in the inflight region; its chain walked and decoded into a slot;
+//! submitted, or put into the backlog while the channel is full; completed (status byte, used entry, batch list), which
+//! frees the slot; published with its batch; only then may its head come again.
 
+use super::budget::{Budget, MAX_TAKEN_PER_RING};
 use super::request::{ID_LEN, Range, Request, Rules, Status, decode};
+use super::slots::{MAX_IN_FLIGHT, Mark, Slots};
 use super::{Port, QueueConfig, QueueError};
 use crate::block::{Channel, Completion, Io, IoError, Op};
 use crate::events;
-use crate::virtio::chain::Chain;
 use crate::virtio::inflight::{Recovered, SplitInflight};
 use crate::virtio::log::DirtyLog;
 use crate::virtio::memory::GuestMemory;
@@ -19,13 +19,12 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use runtime::{Event, Instant, Notifier, Platform, Segments, Window};
 
-/// Most requests that one poll takes from one ring, so that the other rings of a core get their turn.
-const MAX_TAKEN_PER_POLL: u16 = 128;
-
 /// What a queue works with during one poll.
 pub(super) struct Work<'a, P: Platform> {
     pub(super) platform: &'a P,
     pub(super) channel: &'a mut dyn Channel<P>,
+    pub(super) slots: &'a mut Slots<P::Window>,
+    pub(super) budget: Budget,
     pub(super) memory: &'a GuestMemory<P>,
     pub(super) log: Option<&'a DirtyLog<P>>,
     pub(super) rules: &'a Rules,
@@ -34,41 +33,15 @@ pub(super) struct Work<'a, P: Platform> {
     pub(super) now: Instant,
 }
 
-/// One request's state, by its head.
-struct Slot<W> {
-    chain: Chain<W>,
-    ranges: Vec<Range>,
-    next_range: usize,
-    status: Option<W>,
-    request: Request,
-    /// Taken and not yet published.
-    taken: bool,
-    /// Walked and decoded: what the guest wrote is never read again.
-    decoded: bool,
-}
-
-impl<W> Default for Slot<W> {
-    fn default() -> Self {
-        Self {
-            chain: Chain::default(),
-            ranges: Vec::new(),
-            next_range: 0,
-            status: None,
-            request: Request::Answer(Status::IoError),
-            taken: false,
-            decoded: false,
-        }
-    }
-}
-
 /// A started queue.
 pub(super) struct Queue<P: Platform> {
     index: u16,
     ring: SplitRing<P::Window>,
     indirect: bool,
     inflight: Option<SplitInflight<P::Window>>,
-    slots: Box<[Slot<P::Window>]>,
-    /// Heads to submit: recovered ones at the start, later those for which the channel had no room.
+    /// By head.
+    marks: Box<[Mark]>,
+    /// Heads to submit, those that have a slot first: those for which the channel had no room, and recovered ones.
     backlog: VecDeque<u16>,
     /// Heads whose used entry was written since the last publication.
     batch: Vec<u16>,
@@ -93,7 +66,7 @@ impl<P: Platform> Queue<P> {
         let QueueConfig { size, base, descriptors, available, used, used_log, inflight } = config;
         let areas = Areas { descriptors, available, used };
         let mut ring = SplitRing::new(areas, size, event_idx, base)?;
-        let mut backlog = VecDeque::with_capacity(usize::from(size));
+        let mut backlog = VecDeque::new();
         let mut notify = false;
         let mut tracking = None;
         if let Some(region) = inflight {
@@ -106,22 +79,22 @@ impl<P: Platform> Queue<P> {
                 ring.check_available()?;
                 notify = true;
             }
-            backlog.extend(recovered.heads);
+            backlog = recovered.heads.into();
             tracking = Some(recovered.tracking);
         }
-        let mut slots: Box<[Slot<_>]> = (0..size).map(|_| Slot::default()).collect();
+        let mut marks = alloc::vec![Mark::FREE; usize::from(size)].into_boxed_slice();
         for head in &backlog {
-            slots[usize::from(*head)].taken = true;
+            marks[usize::from(*head)] = Mark::TAKEN;
         }
         Ok(Self {
             index,
             ring,
             indirect,
             inflight: tracking,
-            slots,
+            marks,
             in_flight: backlog.len() as u16,
             backlog,
-            batch: Vec::with_capacity(usize::from(size)),
+            batch: Vec::with_capacity(usize::from(size).min(MAX_IN_FLIGHT)),
             notify,
             stopping: false,
             used_log,
@@ -172,7 +145,7 @@ impl<P: Platform> Queue<P> {
     pub(super) fn take(&mut self, hold: bool, work: &mut Work<'_, P>) -> Result<bool, RingError> {
         let mut any = false;
         while let Some(head) = self.backlog.front().copied() {
-            if !self.submit(head, work) {
+            if work.budget.is_spent() || !self.submit(head, work) {
                 return Ok(any);
             }
             self.backlog.pop_front();
@@ -184,16 +157,19 @@ impl<P: Platform> Queue<P> {
         if self.ring.disable_notifications() {
             self.log_wish(work.log);
         }
-        for _ in 0..MAX_TAKEN_PER_POLL {
+        for _ in 0..MAX_TAKEN_PER_RING {
+            if work.budget.is_spent() || work.slots.are_used_up() {
+                break;
+            }
             let Some(head) = self.ring.take()? else { break };
-            let slot = &mut self.slots[usize::from(head)];
-            if slot.taken {
+            let mark = &mut self.marks[usize::from(head)];
+            if *mark != Mark::FREE {
                 return Err(RingError::HeadInFlight(head));
             }
             if let Some(inflight) = &mut self.inflight {
                 inflight.taken(head);
             }
-            slot.taken = true;
+            *mark = Mark::TAKEN;
             self.in_flight += 1;
             any = true;
             if !self.submit(head, work) {
@@ -204,26 +180,34 @@ impl<P: Platform> Queue<P> {
         Ok(any)
     }
 
-    /// Decodes the request if it was not yet, and submits what comes next of it. `false`: the channel is full.
+    /// Decodes the request if it was not yet, and submits what comes next of it. `false`: there is no slot, or the channel
+    /// is full.
     #[inline]
     fn submit(&mut self, head: u16, work: &mut Work<'_, P>) -> bool {
-        let slot = &mut self.slots[usize::from(head)];
-        if !slot.decoded {
+        let mark = &mut self.marks[usize::from(head)];
+        let slot = if let Some(slot) = mark.slot() {
+            work.slots.get(slot)
+        } else {
+            let Some((taken, slot)) = work.slots.take() else { return false };
             let chain = &mut slot.chain;
             let walked =
                 chain.walk(self.ring.descriptors(), self.ring.size(), head, self.indirect, work.memory);
+            work.budget.decoded(chain.walked);
             match walked.and_then(|()| decode(chain, &mut slot.ranges, work.rules)) {
-                Ok((status, request)) => (slot.status, slot.request) = (Some(status), request),
+                Ok((status, request)) => {
+                    (slot.status, slot.request, slot.next_range) = (Some(status), request, 0);
+                    *mark = taken;
+                    slot
+                }
                 Err(error) => {
                     tracing::debug!(device = work.device, queue = self.index, head, %error, "malformed chain");
-                    slot_given_back(slot);
+                    work.slots.give_back(taken);
                     work.platform.record(self.event(events::Kind::ChainMalformed, head, 0, 0, work));
                     self.give_back(head, 0);
                     return true;
                 }
             }
-            (slot.decoded, slot.next_range) = (true, 0);
-        }
+        };
         let io = match slot.request {
             Request::Io { op, offset, len } => {
                 let windows = if op == Op::Read { &slot.chain.writable } else { &slot.chain.readable };
@@ -248,21 +232,29 @@ impl<P: Platform> Queue<P> {
         if work.channel.submit(work.now, &io, token).is_err() {
             return false;
         }
+        work.budget.submitted(io.segments.len());
         let (op, offset) = (operation_number(io.op), io.offset);
         slot.next_range += 1;
         work.platform.record(self.event(events::Kind::RequestSubmitted, head, op, offset, work));
         true
     }
 
+    /// The slot of a request that is in one.
+    #[inline]
+    fn slot_of(&self, head: u16) -> usize {
+        self.marks[usize::from(head)].slot().expect("a request that is in flight has a slot")
+    }
+
     /// An operation of the bdev ended.
     #[inline]
     pub(super) fn completed(&mut self, head: u16, completion: &Completion, work: &mut Work<'_, P>) {
-        let slot = &mut self.slots[usize::from(head)];
-        assert!(slot.taken && slot.decoded, "a completion for a request that is not in flight");
+        let slot = self.slot_of(head);
+        let slot = work.slots.get(slot);
         let (status, written) = match (completion.result, slot.request) {
             (Ok(()), Request::Ranges) if slot.next_range < slot.ranges.len() => {
                 if !self.submit(head, work) {
-                    self.backlog.push_back(head);
+                    // Before those that have no slot, which may wait for this one's.
+                    self.backlog.push_front(head);
                 }
                 return;
             }
@@ -276,8 +268,9 @@ impl<P: Platform> Queue<P> {
 
     /// Answers a request: status byte, dirty log, used entry.
     #[inline]
-    fn finish(&mut self, head: u16, status: Status, written: u32, work: &Work<'_, P>) {
-        let slot = &mut self.slots[usize::from(head)];
+    fn finish(&mut self, head: u16, status: Status, written: u32, work: &mut Work<'_, P>) {
+        let slot = self.slot_of(head);
+        let slot = work.slots.get(slot);
         if let Some(window) = slot.status {
             window.store_u8(0, status as u8, core::sync::atomic::Ordering::Relaxed);
         }
@@ -292,7 +285,8 @@ impl<P: Platform> Queue<P> {
                 log.mark(address + (len - 1), 1);
             }
         }
-        slot_given_back(slot);
+        let mark = core::mem::replace(&mut self.marks[usize::from(head)], Mark::TAKEN);
+        work.slots.give_back(mark);
         work.platform.record(self.event(
             events::Kind::RequestCompleted,
             head,
@@ -327,7 +321,7 @@ impl<P: Platform> Queue<P> {
                 inflight.published(&self.batch, self.ring.used_index());
             }
             for head in &self.batch {
-                self.slots[usize::from(*head)].taken = false;
+                self.marks[usize::from(*head)] = Mark::FREE;
             }
             self.in_flight -= self.batch.len() as u16;
             self.batch.clear();
@@ -375,11 +369,6 @@ impl<P: Platform> Queue<P> {
             b,
         }
     }
-}
-
-/// The slot's windows are not needed any more.
-fn slot_given_back<W>(slot: &mut Slot<W>) {
-    (slot.decoded, slot.status) = (false, None);
 }
 
 /// An operation's number in the flight recorder.

@@ -1,0 +1,99 @@
+//! The requests that a device works on at a time, one slot each, shared by all of its queues.
+//!
+//! A guest chooses how many rings there are and how long they are, up to 128 of 32768 entries. What a request needs is
+//! therefore not kept by head: there are [`MAX_IN_FLIGHT`] slots, and a request that finds none stays in its ring. By
+//! head there is one [`Mark`], two bytes.
+
+use super::request::{Range, Request, Status};
+use crate::block::CHANNEL_DEPTH;
+use crate::virtio::chain::Chain;
+use alloc::vec::Vec;
+
+/// Most requests of a device between their decoding and their used entry: what its channel takes. A slot grows with the
+/// chains that it held, at most to some 30 KiB ([`MAX_SEGMENTS`](crate::block::MAX_SEGMENTS) each way), so that the worst
+/// guest costs 30 MiB.
+pub(super) const MAX_IN_FLIGHT: usize = CHANNEL_DEPTH;
+
+/// A request that was decoded. What the guest wrote is never read again.
+pub(super) struct Slot<W> {
+    pub(super) chain: Chain<W>,
+    pub(super) ranges: Vec<Range>,
+    pub(super) next_range: usize,
+    pub(super) status: Option<W>,
+    pub(super) request: Request,
+}
+
+impl<W> Slot<W> {
+    fn new() -> Self {
+        Self {
+            chain: Chain::default(),
+            ranges: Vec::new(),
+            next_range: 0,
+            status: None,
+            request: Request::Answer(Status::IoError),
+        }
+    }
+}
+
+/// What is known of a head of a ring: not taken, taken, or in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark(u16);
+
+const _: () = assert!(MAX_IN_FLIGHT <= Mark::TAKEN.0 as usize);
+
+impl Mark {
+    /// The driver's.
+    pub(super) const FREE: Self = Self(u16::MAX);
+    /// The device's, and in no slot: not decoded yet, or its used entry is written and not published.
+    pub(super) const TAKEN: Self = Self(u16::MAX - 1);
+
+    /// The slot's number, if there is one.
+    #[inline]
+    pub(super) const fn slot(self) -> Option<usize> {
+        if self.0 < Self::TAKEN.0 { Some(self.0 as usize) } else { None }
+    }
+}
+
+/// The slots of a device. They are made as they are needed and reused with the memory that they have grown to, so that
+/// nothing is allocated for a request in the long run.
+pub(super) struct Slots<W> {
+    slots: Vec<Slot<W>>,
+    free: Vec<Mark>,
+}
+
+impl<W> Slots<W> {
+    pub(super) const fn new() -> Self {
+        Self { slots: Vec::new(), free: Vec::new() }
+    }
+
+    /// A slot to use; `None` while all are in use.
+    #[inline]
+    pub(super) fn take(&mut self) -> Option<(Mark, &mut Slot<W>)> {
+        let mark = match self.free.pop() {
+            Some(mark) => mark,
+            None if self.slots.len() < MAX_IN_FLIGHT => {
+                self.slots.push(Slot::new());
+                Mark(self.slots.len() as u16 - 1)
+            }
+            None => return None,
+        };
+        Some((mark, &mut self.slots[usize::from(mark.0)]))
+    }
+
+    /// Whether all are in use.
+    #[inline]
+    pub(super) fn are_used_up(&self) -> bool {
+        self.free.is_empty() && self.slots.len() == MAX_IN_FLIGHT
+    }
+
+    #[inline]
+    pub(super) fn get(&mut self, slot: usize) -> &mut Slot<W> {
+        &mut self.slots[slot]
+    }
+
+    /// The request of a slot has its used entry, or never began.
+    #[inline]
+    pub(super) fn give_back(&mut self, mark: Mark) {
+        self.free.push(mark);
+    }
+}
