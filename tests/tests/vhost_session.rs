@@ -5,6 +5,7 @@
 use proptest::prelude::*;
 use runtime::{Poll, SocketOptions};
 use stack::vhost_user::{Controller, ControllerConfig};
+use stack::virtio::inflight::queue_region_len;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -831,6 +832,60 @@ fn the_write_cache_is_what_the_front_end_last_heard_or_said() {
     rig.kill_and_restart();
     front.reconnect(&mut rig);
     front.greet(&mut rig, false);
+    front.start(&mut rig, &[front.rings[0].used]);
+    front.check_works(&mut rig, 0, 5);
+    assert_eq!(rig.gate.durable_writes(), 4);
+}
+
+/// A front-end that reconnects may ask for the configuration as one that begins does, before it gives back its region.
+#[test]
+fn the_write_cache_stays_off_when_a_front_end_that_reconnects_asks_for_the_configuration() {
+    let write_through = [words(&[32, 1, 0]), vec![0]].concat();
+    let mut rig = Rig::new();
+    let mut front = FrontEnd::running(&mut rig, 1);
+    assert_eq!(front.ack(&mut rig, request::SET_CONFIG, &write_through, &[]), 0);
+    front.check_works(&mut rig, 0, 1);
+    assert_eq!(rig.gate.durable_writes(), 1);
+
+    // The target lives, and nothing is tracked: it remembers, and shows it.
+    front.reconnect(&mut rig);
+    front.greet(&mut rig, true);
+    let shown = front.ask(&mut rig, request::GET_CONFIG, &[words(&[32, 1, 0]), vec![9]].concat(), &[]);
+    assert_eq!(shown.payload[12..], [0]);
+    front.start(&mut rig, &[front.rings[0].used]);
+    front.check_works(&mut rig, 0, 2);
+    assert_eq!(rig.gate.durable_writes(), 2);
+
+    // It is another process: the region tells it, and it tells the front-end, which it had shown something else.
+    rig.kill_and_restart();
+    front.reconnect(&mut rig);
+    front.greet(&mut rig, true);
+    let (mut backend, far) = Wire::pair();
+    assert_eq!(front.ack(&mut rig, request::SET_BACKEND_REQ_FD, &[], &[&far]), 0);
+    front.give_inflight();
+    front.start(&mut rig, &[front.rings[0].used]);
+    front.check_works(&mut rig, 0, 3);
+    assert_eq!(rig.gate.durable_writes(), 3);
+    rig.pass(Duration::from_millis(150));
+    assert_eq!(backend.receive().unwrap().expect("a message").request, 2);
+
+    // It is another process, and the region another back-end's.
+    let (mut description, region) = front.inflight.take().expect("a region");
+    description[..8].copy_from_slice(&queue_region_len(QUEUE_SIZE).to_ne_bytes());
+    front.inflight = Some((description, region));
+    rig.kill_and_restart();
+    front.reconnect(&mut rig);
+    front.greet(&mut rig, true);
+    front.give_inflight();
+    front.start(&mut rig, &[front.rings[0].used]);
+    front.check_works(&mut rig, 0, 4);
+    assert_eq!(rig.gate.durable_writes(), 4);
+
+    // The driver ends. The next one begins with the cache on.
+    front.get_base(&mut rig, 0);
+    front.reconnect(&mut rig);
+    front.greet(&mut rig, true);
+    front.track(&mut rig);
     front.start(&mut rig, &[front.rings[0].used]);
     front.check_works(&mut rig, 0, 5);
     assert_eq!(rig.gate.durable_writes(), 4);

@@ -178,7 +178,8 @@ pub(super) struct SessionConfig {
     pub(super) controller: Rc<str>,
     /// The controller's number in the flight recorder.
     pub(super) device: u16,
-    /// Whether this process has told the write cache's mode to a front-end, or was told it by one.
+    /// Whether the write cache's mode is the one that the front-end's driver goes by: a ring ran with it in this process,
+    /// or the front-end said it.
     pub(super) write_cache_known: bool,
 }
 
@@ -201,8 +202,10 @@ pub(super) struct Session<P: Platform> {
     /// The device is paused until then, because a region was removed ([`REMOVAL_HOLD`]).
     held_until: Option<Instant>,
     last_message: Instant,
-    /// The front-end has read or written the configuration space in this session.
-    config_seen: bool,
+    /// The write cache's mode as the front-end last read or wrote it in this session.
+    write_cache_shown: Option<bool>,
+    /// The inflight region is another back-end's, and so tells nothing of the write cache.
+    foreign_region: bool,
     /// A ring has run in this session.
     has_run: bool,
     now: Instant,
@@ -226,7 +229,8 @@ impl<P: Platform> Session<P> {
             over: false,
             held_until: None,
             last_message: now,
-            config_seen: false,
+            write_cache_shown: None,
+            foreign_region: false,
             has_run: false,
             now,
         };
@@ -458,13 +462,15 @@ impl<P: Platform> Session<P> {
                 if !device.write_config(header.offset, &bytes, migrated) {
                     return Err(Refusal::Config(header));
                 }
-                (self.config_seen, self.config.write_cache_known) = (true, true);
+                self.write_cache_shown = Some(device.writeback());
+                self.config.write_cache_known = true;
             }
             Message::GetInflightFd(description, padded) => return Ok(self.get_inflight(&description, padded)),
             Message::SetInflightFd(description) => {
                 let region = InflightRegion::map(&description, first(&handles)?)?;
                 let known = &mut self.config.write_cache_known;
                 *known |= device.keep_writeback_in(region.kept(), *known);
+                self.foreign_region = region.kept().is_none();
                 self.rings.set_inflight(region);
             }
             Message::ResetDevice => {
@@ -499,35 +505,36 @@ impl<P: Platform> Session<P> {
         self.rings.start_ready(&self.memory, device)
     }
 
-    /// The first ring of the session is about to run. A front-end that did not ask for the configuration space has it
-    /// from a session before, perhaps with a process that is dead: its driver may have turned the write cache off
-    /// there, and the size may have changed since.
+    /// The first ring of the session is about to run, and the write cache's mode is settled. What is known stands. A
+    /// front-end that asked for the configuration space, and brings no region that says otherwise, begins: its driver goes
+    /// by what it was shown. Any other has its configuration from an earlier life of the target, in which its driver may
+    /// have turned the cache off.
+    ///
+    /// What the front-end was not shown, it is told of: the mode, and the size, which may have changed since.
     fn before_first_ring(&mut self, device: &mut BlkDevice<P>) {
-        if self.config_seen {
-            return;
-        }
-        self.backend.config_changed();
-        if !self.config.write_cache_known {
+        let begins = self.write_cache_shown.is_some() && !self.foreign_region;
+        let known = core::mem::replace(&mut self.config.write_cache_known, true);
+        if !known && !begins {
             info!(
                 controller = %self.config.controller,
                 "the front-end keeps a configuration of an earlier life; if its driver controls the write cache, \
                  writes are durable when they complete until it says otherwise"
             );
-            device.set_writeback(false);
+        }
+        device.set_writeback(device.writeback() && (known || begins));
+        if self.write_cache_shown != Some(device.writeback()) {
+            self.backend.config_changed();
         }
     }
 
-    fn get_config(&mut self, header: ConfigHeader, device: &mut BlkDevice<P>) -> Carried<P> {
-        if !self.config_seen && !self.has_run {
-            // A front-end that begins: its driver begins with the cache on, whatever the last one did.
-            device.set_writeback(true);
-            (self.config_seen, self.config.write_cache_known) = (true, true);
-        }
+    /// Asking changes nothing: a front-end that reconnects may ask before it gives back the region that knows more.
+    fn get_config(&mut self, header: ConfigHeader, device: &BlkDevice<P>) -> Carried<P> {
         let mut bytes = [0; MAX_CONFIG_LEN];
         let bytes = bytes.get_mut(..header.size as usize).ok_or(Refusal::Config(header))?;
         if !device.read_config(header.offset, bytes) {
             return Err(Refusal::Config(header));
         }
+        self.write_cache_shown = Some(device.writeback());
         Ok(Outcome::Payload(encode_config(&header, bytes), None))
     }
 
@@ -680,6 +687,12 @@ impl<P: Platform> Session<P> {
         // What was answered before the end is still sent, if the socket has room for it.
         let _ = self.connection.flush();
         device.keep_writeback_in(None, false);
+        if self.has_run && device.running() == 0 {
+            // The front-end stopped its driver before it went. The next driver begins with the cache on, unless it is the
+            // same one after all, and its region says otherwise.
+            device.set_writeback(true);
+            self.config.write_cache_known = false;
+        }
         self.rings.release(device);
         device.set_log(None);
         device.forget_features();

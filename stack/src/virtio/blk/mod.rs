@@ -262,6 +262,12 @@ impl<P: Platform> BlkDevice<P> {
         found != 0
     }
 
+    /// The driver's `writeback` as it stands.
+    #[must_use]
+    pub fn writeback(&self) -> bool {
+        self.writeback
+    }
+
     fn store_writeback(&self) {
         if let Some(window) = &self.kept {
             window.store_u64(0, KEPT_MAGIC | u64::from(self.writeback), Ordering::Release);
