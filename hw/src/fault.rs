@@ -4,7 +4,8 @@
 //! that made the access. If the address lies in a mapping of the [arena](crate::arena), the handler puts zeroed memory
 //! in place of the whole mapping and marks the mapping lost; the access is made again and succeeds, and the stack, which
 //! asks [`runtime::Memory::is_lost`], fails that one device. The same happens when the host reports a broken page of
-//! memory under an access (BUS_MCEERR_AR). Accesses by the kernel on our behalf do not fault: their calls fail by EFAULT.
+//! memory under an access (BUS_MCEERR_AR). That it found one which nobody touches (BUS_MCEERR_AO, where the process or the
+//! host asked to be told early) is no reason to do anything: whoever touches it later is told again. Accesses by the kernel on our behalf do not fault: their calls fail by EFAULT.
 //!
 //! An address of the arena where *nothing* is mapped is another matter: a window was used after its memory was let go,
 //! or written through a read-only mapping. That is a bug of the target; reading zeroes there and going on could write
@@ -44,9 +45,11 @@ static ARENA_LEN: AtomicUsize = AtomicUsize::new(0);
 static PREVIOUS_BUS: OnceLock<libc::sigaction> = OnceLock::new();
 static PREVIOUS_SEGV: OnceLock<libc::sigaction> = OnceLock::new();
 
-/// `si_code` of a SIGBUS on a page beyond its file's end, and of one on broken memory. Linux, asm-generic/siginfo.h.
+/// `si_code` of a SIGBUS on a page beyond its file's end, of one on broken memory (action required), and of one about broken
+/// memory that nobody touched (action optional). Linux, asm-generic/siginfo.h.
 const BUS_ADRERR: c_int = 2;
 const BUS_MCEERR_AR: c_int = 4;
+const BUS_MCEERR_AO: c_int = 5;
 
 /// A mapping of the arena, known to the handler as long as this value lives.
 #[derive(Debug)]
@@ -116,6 +119,12 @@ extern "C" fn on_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut 
             libc::signal(signal, libc::SIG_DFL);
             libc::raise(signal);
         }
+        return;
+    }
+    if signal == libc::SIGBUS && code == BUS_MCEERR_AO {
+        complain("reprise: the host found a broken page of memory that is not in use at the moment\n");
+        // SAFETY: as above; the interrupted code may be about to look at its errno.
+        unsafe { *libc::__errno_location() = errno };
         return;
     }
     let offset = address.wrapping_sub(ARENA_START.load(Ordering::Relaxed));

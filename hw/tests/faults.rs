@@ -95,6 +95,47 @@ fn the_kernel_is_not_killed_by_lost_memory_either() {
     assert_eq!((read, std::io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EFAULT)));
 }
 
+/// Sends the calling thread a SIGBUS as the kernel does for broken memory.
+fn report_broken_memory(code: i32, address: *const u8) {
+    // SAFETY: the structure is plain numbers; the kernel reads it, and the address in it stands where a fault's does
+    // (asm-generic/siginfo.h: after three numbers and padding). The signal is the calling thread's own.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        (info.si_signo, info.si_code) = (libc::SIGBUS, code);
+        (&raw mut info).cast::<*const u8>().add(2).write(address);
+        assert_eq!(info.si_addr().cast_const().cast(), address);
+        let (process, thread) = (libc::getpid(), libc::gettid());
+        let sent = libc::syscall(libc::SYS_rt_tgsigqueueinfo, process, thread, libc::SIGBUS, &raw const info);
+        assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
+    }
+}
+
+#[test]
+fn broken_memory_is_lost_when_it_is_touched_and_not_before() {
+    const NAME: &str = "broken_memory_is_lost_when_it_is_touched_and_not_before";
+    /// linux, asm-generic/siginfo.h
+    const BUS_MCEERR_AR: i32 = 4;
+    const BUS_MCEERR_AO: i32 = 5;
+    if is_child(NAME) {
+        let memory = map(&guest_memory(MIB), MIB);
+        let window = memory.window();
+        window.store_u64(0, 7, Relaxed);
+        report_broken_memory(BUS_MCEERR_AO, window.as_ptr());
+        report_broken_memory(BUS_MCEERR_AO, Box::new(1_u8).as_ref());
+        assert!(!memory.is_lost() && window.load_u64(0, Relaxed) == 7, "nobody touched it");
+        report_broken_memory(BUS_MCEERR_AR, window.as_ptr());
+        assert!(memory.is_lost() && window.load_u64(0, Relaxed) == 0);
+        // Memory of the process's own cannot be replaced.
+        report_broken_memory(BUS_MCEERR_AR, Box::new(1_u8).as_ref());
+        report_broken_memory(BUS_MCEERR_AR, Box::new(1_u8).as_ref());
+        return;
+    }
+    let (signal, said) = child(NAME);
+    assert_eq!(signal, Some(libc::SIGBUS), "{said}");
+    assert_eq!(said.matches("a broken page of memory that is not in use").count(), 2, "{said}");
+    assert!(!said.contains("panicked") && !said.contains("a bug"), "{said}");
+}
+
 /// Runs a test of this file as a process of its own, and gives what it ended by and what it said.
 fn child(test: &str) -> (Option<i32>, String) {
     let output = std::process::Command::new(std::env::current_exe().unwrap())

@@ -108,7 +108,7 @@ fn a_second_target_on_the_same_state_is_refused() {
     let target = Target::start(home.path(), &[]);
     for more in [&[][..], &["--no-recorder"]] {
         let (code, reason) = refused(home.path(), more);
-        assert_eq!(code, Some(2), "{reason}");
+        assert_eq!(code, Some(1), "{reason}");
         assert!(reason.contains("is in use by another reprise serve"), "{reason}");
     }
     assert!(target.rpc(&["bdev_get_bdevs"]).status.success());
@@ -145,10 +145,29 @@ fn what_is_wrong_with_the_input_is_said_precisely() {
     let printed = reprise(&["recorder", file.to_str().unwrap()]);
     assert_eq!(printed.status.code(), Some(2));
     assert!(said(&printed).contains("no flight recording of Reprise"), "{}", said(&printed));
-    let state = home.path().join("file/state");
-    let output = reprise(&["serve", "--state", state.to_str().unwrap()]);
-    assert_eq!(output.status.code(), Some(2));
-    assert!(said(&output).contains("cannot make the state directory"), "{}", said(&output));
+}
+
+/// What may be otherwise the next time is no bad input: the service manager tries again.
+#[test]
+fn what_cannot_be_done_now_is_told_apart_from_bad_input() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::write(home.path().join("file"), "no directory").unwrap();
+    let path = |name: &str| home.path().join(name).to_str().unwrap().to_owned();
+    for ([option, value], expected) in [
+        (["--state", &path("file/state")], "cannot make the state directory"),
+        (["--vhost-dir", &path("file/vhost")], "cannot make the directory of the controllers' sockets"),
+        (["--rpc-socket", &path("file/rpc.sock")], "cannot listen"),
+        (["--rpc-socket", &path("file")], "cannot listen"),
+    ] {
+        let mut arguments = arguments(home.path());
+        let at = arguments.iter().position(|argument| argument == option).unwrap();
+        arguments[at + 1] = value.to_owned();
+        let output = Command::new(env!("CARGO_BIN_EXE_reprise")).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{option} {value}: {}", said(&output));
+        assert!(said(&output).contains(expected), "{option} {value}: {}", said(&output));
+    }
+    let unit = include_str!("../systemd/reprise.service");
+    assert!(unit.lines().any(|line| line == "RestartPreventExitStatus=2"), "bad input is tried once");
 }
 
 #[test]

@@ -82,6 +82,48 @@ fn a_ring_without_registered_files_does_the_same() {
     exercise(&mut HostChannel::Uring(UringChannel::new(ring, &file).unwrap()));
 }
 
+/// What a core does that has nothing to do: it polls and goes to sleep. Whether it is woken at once.
+fn is_kept_awake(channel: &mut HostChannel) -> bool {
+    assert!(!channel.poll(&mut Vec::new()));
+    let Wake::Wait(descriptor) = channel.arm() else { return true };
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)], Some(&at_once)) != Ok(0)
+}
+
+/// The threads that do what the kernel only has in a blocking form ring after they have put down the result, which a core
+/// that is awake may take before.
+#[test]
+fn a_ring_that_comes_late_wakes_a_core_once() {
+    for engine in [FileEngine::Uring, FileEngine::Aio] {
+        let (_path, file) = file(engine);
+        let ring = Rc::new(RefCell::new(CoreRing::new().unwrap()));
+        let mut channel = match engine {
+            FileEngine::Uring => HostChannel::Uring(UringChannel::new(ring, &file).unwrap()),
+            FileEngine::Aio => HostChannel::Aio(AioChannel::new(&file).unwrap()),
+        };
+        let Wake::Wait(descriptor) = channel.arm() else { panic!("nothing is in flight") };
+        rustix::io::write(descriptor, &1_u64.to_ne_bytes()).unwrap();
+        assert!(!is_kept_awake(&mut channel), "{engine:?}");
+    }
+}
+
+#[test]
+fn a_channel_that_goes_leaves_nothing_that_wakes_the_others() {
+    let (_path, file) = file(FileEngine::Uring);
+    let ring = Rc::new(RefCell::new(CoreRing::new().unwrap()));
+    let memory = shared_memory("payload", BLOCK).unwrap();
+    let mut other = HostChannel::Uring(UringChannel::new(ring.clone(), &file).unwrap());
+    let mut channel = HostChannel::Uring(UringChannel::new(ring.clone(), &file).unwrap());
+    channel.submit(FileOp::Read, 0, BLOCK, &[memory.window()], 1).unwrap();
+    channel.poll(&mut Vec::new());
+    other.arm();
+    channel.arm();
+    drop(channel);
+    assert!(!ring.borrow().is_armed(), "the kernel rings for a core that is awake");
+    assert!(!is_kept_awake(&mut other));
+    exercise(&mut other);
+}
+
 #[test]
 fn an_aio_ring_of_unknown_layout_is_left_to_the_kernel() {
     let (_path, file) = file(FileEngine::Aio);

@@ -162,6 +162,11 @@ impl CoreRing {
         Ok(this)
     }
 
+    #[cfg(test)]
+    pub(super) fn is_armed(&self) -> bool {
+        self.armed
+    }
+
     /// Leaves the channels to their descriptors, as where a process may open few files.
     #[cfg(test)]
     pub(super) fn forget_registered_files(&mut self) {
@@ -239,9 +244,12 @@ impl CoreRing {
         }
     }
 
-    /// Lets the kernel ring the eventfd, then looks whether the ring has something already.
+    /// Lets the kernel ring the eventfd, then looks whether the ring has something already. The first channel that goes to
+    /// sleep forgets the rings that came while the core was awake, of operations that a thread did for a channel; what
+    /// they told of is looked for after this.
     fn arm(&mut self) -> bool {
         if !self.armed {
+            drain_event(self.event.as_fd());
             self.ring.completion().enable_eventfd();
             self.armed = true;
         }
@@ -251,12 +259,11 @@ impl CoreRing {
         self.queued > 0 || self.kernel_has_news() || !self.ring.completion().is_empty()
     }
 
-    /// Awake again: no more rings, and those that came are forgotten. What they told of is looked for after this.
+    /// Awake again: no more rings.
     fn disarm(&mut self) {
         if self.armed {
             self.ring.completion().disable_eventfd();
             self.armed = false;
-            drain_event(self.event.as_fd());
         }
     }
 
@@ -283,6 +290,8 @@ impl CoreRing {
         let inbox = &mut self.inboxes[index as usize];
         assert!(inbox.ended.is_empty(), "channel {index} was closed before its completions were taken");
         inbox.is_open = false;
+        // A core drops a channel while it is awake. Nobody may be left to find that out by a poll.
+        self.disarm();
         if let Target::Registered(Fixed(place)) = target
             && self.ring.submitter().register_files_update(place, &[-1]).is_ok()
         {
@@ -435,10 +444,10 @@ impl FileChannel for UringChannel {
         completions.append(&mut self.ended);
         let Self { in_flight, ring, replies, index, .. } = self;
         let ring = &mut *ring.borrow_mut();
+        ring.disarm();
         // With nothing of its own in flight a channel still makes room in the queue: it may have been refused because
         // of what others queued.
         if in_flight.len() > 0 || ring.queued > 0 {
-            ring.disarm();
             ring.enter_if_useful();
             ring.reap(*index, |slot, result| completions.push(in_flight.finish(slot, result.into())));
             replies.take(|slot, result| completions.push(in_flight.finish(slot, result)));

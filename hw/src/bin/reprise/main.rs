@@ -1,8 +1,9 @@
 //! The binary `reprise`: serves block devices to virtual machines, speaks to a running target, and reads what a dead one
 //! left in its flight recorder.
 //!
-//! Exit codes: 0 all went well (`serve`: an orderly stop), 1 a call was refused or could not be made, 2 the input was bad
-//! or the target could not begin; the reason is then on standard error.
+//! Exit codes: 0 all went well (`serve`: an orderly stop), 1 what was asked for was refused or could not be done (also: the
+//! target could not begin), 2 the input was bad, and the same command line will never do; the reason is then on standard
+//! error.
 
 mod arguments;
 mod logging;

@@ -44,14 +44,14 @@ pub(crate) fn run(arguments: &Serve) -> Result<(), Failure> {
     })
     .map_err(|error| match error.kind() {
         // It is the recorder's file that another process holds.
-        ErrorKind::Busy => Failure::bad_input(format!(
+        ErrorKind::Busy => Failure::refused(format!(
             "the state directory {} is in use by another reprise serve: stop it, or give another --state",
             target.state_dir
         )),
-        _ => Failure::bad_input(error.to_string()),
+        _ => Failure::refused(error.to_string()),
     })?;
     handle_signals(process.stop())
-        .map_err(|error| Failure::bad_input(format!("cannot handle signals: {error}")))?;
+        .map_err(|error| Failure::refused(format!("cannot handle signals: {error}")))?;
     tracing::info!(version = target.version, state = %target.state_dir, "reprise begins");
 
     let ended: Arc<Mutex<Option<Ended>>> = Arc::default();
@@ -60,14 +60,14 @@ pub(crate) fn run(arguments: &Serve) -> Result<(), Failure> {
         let on_end = move |how| *tell.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
         Box::new(Target::new(platform, target, Box::new(on_end))) as _
     };
-    process.run(Box::new(first)).map_err(|error| Failure::bad_input(error.to_string()))?;
+    process.run(Box::new(first)).map_err(|error| Failure::refused(error.to_string()))?;
     let ended = ended.lock().unwrap_or_else(PoisonError::into_inner).take();
     match ended {
         Some(Ok(())) => {
             tracing::info!("reprise ends");
             Ok(())
         }
-        Some(Err(reason)) => Err(Failure::bad_input(reason)),
+        Some(Err(reason)) => Err(Failure::refused(reason)),
         None => Err(Failure::refused("the target ended without saying how")),
     }
 }
@@ -101,7 +101,7 @@ fn make_directory(path: &Path, mode: u32, what: &str) -> Result<(), Failure> {
         .recursive(true)
         .mode(mode)
         .create(path)
-        .map_err(|error| Failure::bad_input(format!("cannot make the {what} {}: {error}", path.display())))
+        .map_err(|error| Failure::refused(format!("cannot make the {what} {}: {error}", path.display())))
 }
 
 /// Numeric user and group of `USER[:GROUP]`, each a name or a number.
