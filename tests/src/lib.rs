@@ -9,6 +9,7 @@ pub mod conformance;
 pub mod console;
 pub mod flat;
 pub mod image;
+pub mod message;
 pub mod operator;
 pub mod peer;
 pub mod target;

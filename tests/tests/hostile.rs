@@ -18,10 +18,11 @@ use tests::client::Draw;
 use tests::client::frontend::{Frontend, Options, REPLY_WAIT, connect_until, feature};
 use tests::client::load::{Load, LoadOptions, STATUS_OK, kind};
 use tests::client::memory::{HIGH_MEMORY_BASE, Region};
-use tests::client::raw::{self, NEED_REPLY, request};
+use tests::client::raw;
 use tests::client::request::{Requester, wait_used};
 use tests::client::ring::{DESC_F_INDIRECT, DESC_F_NEXT, DESC_F_WRITE, DESC_SIZE, write_raw_descriptor};
 use tests::image::Image;
+use tests::message::{NEED_REPLY, REPLY, VERSION, request};
 use tests::target::Target;
 
 /// Bytes of the disks.
@@ -99,7 +100,7 @@ fn throw(stream: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
 }
 
 fn message(request: u32, flags: u32, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = raw::header(request, raw::VERSION | flags, payload.len() as u32).to_vec();
+    let mut bytes = raw::header(request, VERSION | flags, payload.len() as u32).to_vec();
     bytes.extend_from_slice(payload);
     bytes
 }
@@ -163,7 +164,7 @@ fn malformed_messages_hurt_only_their_sender() {
     attacks.add("a payload of 4 GiB", raw::header(request::SET_MEM_TABLE, 1, u32::MAX).to_vec(), &[]);
     attacks.add("version 0", raw::header(request::GET_FEATURES, 0, 0).to_vec(), &[]);
     attacks.add("version 3", raw::header(request::GET_FEATURES, 3, 0).to_vec(), &[]);
-    attacks.add("a reply nobody asked for", message(request::GET_FEATURES, raw::REPLY, &[0; 8]), &[]);
+    attacks.add("a reply nobody asked for", message(request::GET_FEATURES, REPLY, &[0; 8]), &[]);
     attacks.add("all flags", message(request::GET_FEATURES, !3, &[]), &[]);
     for number in (0..=request::LAST + 2).chain([100, u32::MAX]) {
         for flags in [0, NEED_REPLY] {

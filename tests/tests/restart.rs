@@ -13,6 +13,7 @@ use tests::client::load::{Load, LoadOptions, STATUS_OK, kind};
 use tests::client::raw;
 use tests::client::request::Requester;
 use tests::image::Image;
+use tests::message::request;
 use tests::target::Target;
 
 /// Bytes of the disks.
@@ -131,7 +132,7 @@ fn no_socket_listens_before_it_can_answer() {
                 while !ready.load(Ordering::Relaxed) {
                     if let Ok(stream) = UnixStream::connect(&socket) {
                         stream.set_read_timeout(Some(REPLY_WAIT)).expect("a timeout");
-                        raw::ask(&stream, raw::request::GET_FEATURES, &[]).unwrap_or_else(|error| {
+                        raw::ask(&stream, request::GET_FEATURES, &[]).unwrap_or_else(|error| {
                             panic!("accepted and not answered in round {round}: {error}")
                         });
                         return true;

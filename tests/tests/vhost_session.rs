@@ -11,10 +11,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
+use tests::message::request;
 use tests::vhost::by_hand::{Armed, ByHand};
 use tests::vhost::front_end::{
     Closed, Memory, NEED_REPLY, PLAIN, REPLY, Received, Wire, inflight_description, longs, message,
-    new_eventfd, request, take, words,
+    new_eventfd, take, words,
 };
 use tests::vhost::gate::{Gate, GateBdev};
 use tests::vhost::guest::{PAYLOAD, RING_SPACE, Ring, kind};

@@ -25,6 +25,7 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 use super::memory::GuestMemory;
 use super::ring::SplitRing;
 use super::{ClientError, Result, raw};
+use crate::message::request;
 
 /// How long a back-end may take to answer a message. Draining I/O before GET_VRING_BASE's answer is part of it.
 pub const REPLY_WAIT: Duration = Duration::from_secs(10);
@@ -417,17 +418,17 @@ impl Frontend {
 
     /// Returns when the messages sent so far were carried out: those without a reply may be overtaken by a kick.
     pub fn settle(&self) -> Result<()> {
-        raw::ask(self.stream(), raw::request::GET_FEATURES, &[]).map(drop)
+        raw::ask(self.stream(), request::GET_FEATURES, &[]).map(drop)
     }
 
     /// GET_STATUS, which the `vhost` crate does not have.
     pub fn device_status(&self) -> Result<u64> {
-        raw::ask(self.stream(), raw::request::GET_STATUS, &[])?.as_u64()
+        raw::ask(self.stream(), request::GET_STATUS, &[])?.as_u64()
     }
 
     /// SET_STATUS, likewise.
     pub fn set_device_status(&self, status: u64) -> Result<()> {
-        raw::send(self.stream(), raw::request::SET_STATUS, 0, &status.to_ne_bytes(), &[])
+        raw::send(self.stream(), request::SET_STATUS, 0, &status.to_ne_bytes(), &[])
             .map_err(ClientError::io("sending SET_STATUS"))
     }
 

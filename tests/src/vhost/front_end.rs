@@ -1,6 +1,7 @@
 //! A front-end's end of the vhost-user connection, from bytes: it knows the header and the payloads of the
 //! specification by itself, and sends whatever a test wants.
 
+use crate::message::{self, HEADER_SIZE};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::{Errno, pread, pwrite};
@@ -14,48 +15,12 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-/// The numbers of the messages that tests send.
-pub mod request {
-    #![allow(missing_docs, reason = "the specification's own names")]
-    pub const GET_FEATURES: u32 = 1;
-    pub const SET_FEATURES: u32 = 2;
-    pub const SET_OWNER: u32 = 3;
-    pub const RESET_OWNER: u32 = 4;
-    pub const SET_MEM_TABLE: u32 = 5;
-    pub const SET_LOG_BASE: u32 = 6;
-    pub const SET_LOG_FD: u32 = 7;
-    pub const SET_VRING_NUM: u32 = 8;
-    pub const SET_VRING_ADDR: u32 = 9;
-    pub const SET_VRING_BASE: u32 = 10;
-    pub const GET_VRING_BASE: u32 = 11;
-    pub const SET_VRING_KICK: u32 = 12;
-    pub const SET_VRING_CALL: u32 = 13;
-    pub const SET_VRING_ERR: u32 = 14;
-    pub const GET_PROTOCOL_FEATURES: u32 = 15;
-    pub const SET_PROTOCOL_FEATURES: u32 = 16;
-    pub const GET_QUEUE_NUM: u32 = 17;
-    pub const SET_VRING_ENABLE: u32 = 18;
-    pub const SET_BACKEND_REQ_FD: u32 = 21;
-    pub const GET_CONFIG: u32 = 24;
-    pub const SET_CONFIG: u32 = 25;
-    pub const GET_INFLIGHT_FD: u32 = 31;
-    pub const SET_INFLIGHT_FD: u32 = 32;
-    pub const RESET_DEVICE: u32 = 34;
-    pub const GET_MAX_MEM_SLOTS: u32 = 36;
-    pub const ADD_MEM_REG: u32 = 37;
-    pub const REM_MEM_REG: u32 = 38;
-    pub const SET_STATUS: u32 = 39;
-    pub const GET_STATUS: u32 = 40;
-}
-
 /// Version 1, no flags.
-pub const PLAIN: u32 = 1;
+pub const PLAIN: u32 = message::VERSION;
 /// Version 1, and an answer is asked for.
-pub const NEED_REPLY: u32 = 1 | 8;
+pub const NEED_REPLY: u32 = message::VERSION | message::NEED_REPLY;
 /// Version 1, a reply.
-pub const REPLY: u32 = 1 | 4;
-/// Bytes of a header.
-const HEADER_LEN: usize = 12;
+pub const REPLY: u32 = message::VERSION | message::REPLY;
 /// Room for the handles of one message.
 const HANDLES_MAX: usize = 16;
 
@@ -134,12 +99,12 @@ impl Wire {
     /// The next message, if all of it is there. `Err`: the other end closed.
     pub fn receive(&mut self) -> Result<Option<Received>, Closed> {
         loop {
-            if let Some(header) = self.incoming.first_chunk::<HEADER_LEN>() {
+            if let Some(header) = self.incoming.first_chunk::<HEADER_SIZE>() {
                 let word = |at: usize| u32::from_ne_bytes(header[at..at + 4].try_into().expect("4 bytes"));
                 let (request, flags, len) = (word(0), word(4), word(8) as usize);
-                if self.incoming.len() >= HEADER_LEN + len {
-                    let payload = self.incoming[HEADER_LEN..HEADER_LEN + len].to_vec();
-                    self.incoming.drain(..HEADER_LEN + len);
+                if self.incoming.len() >= HEADER_SIZE + len {
+                    let payload = self.incoming[HEADER_SIZE..HEADER_SIZE + len].to_vec();
+                    self.incoming.drain(..HEADER_SIZE + len);
                     let handles = std::mem::take(&mut self.handles);
                     return Ok(Some(Received { request, flags, payload, handles }));
                 }
