@@ -1,8 +1,8 @@
 //! The target under a real guest: QEMU connects and reconnects, Linux drives the rings, fio verifies every block.
 //!
-//! Each kill is SIGKILL at a drawn moment, followed by a start on the same state directory and no call at all. The guest must
-//! not notice: its script succeeds, and its kernel says nothing of level warning or worse. The draws come from a seed that is
-//! printed; `REPRISE_VM_SEED=N` repeats them (the moments, not what the machines were doing just then).
+//! Each kill is SIGKILL at a drawn moment (an orderly stop is SIGTERM), followed by a start on the same state directory and no
+//! call at all. The guest must not notice: its script succeeds, and its kernel says nothing of level warning or worse. The draws
+//! come from a seed that is printed; `REPRISE_VM_SEED=N` repeats them (the moments, not what the machines were doing just then).
 
 use std::fs::OpenOptions;
 use std::path::PathBuf;
@@ -77,14 +77,15 @@ impl Scene {
         }
     }
 
-    /// Requests that this incarnation of the target has completed, of all kinds.
-    fn requests_served(&self) -> u64 {
+    /// What this incarnation of the target has completed, by one of the counters of `bdev_get_iostat`.
+    fn counted(&self, counter: &str) -> u64 {
         let statistics = self.target.call("bdev_get_iostat", json!({ "name": "disk0" }));
-        let bdev = &statistics["bdevs"][0];
-        ["num_read_ops", "num_write_ops"]
-            .iter()
-            .map(|&count| bdev[count].as_u64().expect("a count of requests"))
-            .sum()
+        statistics["bdevs"][0][counter].as_u64().expect("a count of requests")
+    }
+
+    /// Reads and writes that this incarnation of the target has completed.
+    fn requests_served(&self) -> u64 {
+        self.counted("num_read_ops") + self.counted("num_write_ops")
     }
 
     /// Requests that the incarnation that runs or ran last took over from the one before it.
@@ -132,15 +133,43 @@ fn verify(bdev: Bdev, qemu: Qemu, queues: u16) {
     guest.end(ROUND_WAIT).assert_clean();
 }
 
-/// Rounds of verified writes during which the target is killed and started again `kills` times.
-fn verify_through_kills(bdev: Bdev, qemu: Qemu, queues: u16, kills: u32) {
+/// How the lives of a target end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// By SIGKILL.
+    Killed,
+    /// By SIGTERM: what is in flight is drained.
+    Stopped,
+}
+
+/// What several lives of a target came to.
+#[derive(Debug, Default)]
+struct Lives {
+    requests: u64,
+    zeroes: u64,
+    discards: u64,
+    replayed: usize,
+}
+
+impl Lives {
+    /// Adds what the life that runs now has done.
+    fn add(&mut self, scene: &Scene) {
+        self.requests += scene.requests_served();
+        self.zeroes += scene.counted("num_write_zeroes_ops");
+        self.discards += scene.counted("num_unmap_ops");
+        self.replayed += scene.replayed();
+    }
+}
+
+/// Runs a script in rounds while the target ends, and is started again, `ends` times. The guest must not notice.
+fn lives(bdev: Bdev, qemu: Qemu, queues: u16, script: &str, ends: u32, end: End) -> Lives {
     let mut draw = drawn();
     let mut scene = Scene::new(bdev);
-    let mut guest = scene.machine(qemu, queues, include_str!("../vm/guest/fio-rounds.sh")).boot(&scene.lab);
+    let mut guest = scene.machine(qemu, queues, script).boot(&scene.lab);
     assert_eq!(guest.wait_mark("queues", BOOT_WAIT), queues.to_string());
-    let (mut served, mut replayed) = (0, 0);
-    for kill in 1..=kills {
-        // Three incarnations of four do some work first; the fourth may die at any point of its start and of QEMU's
+    let mut lives = Lives::default();
+    for life in 1..=ends {
+        // Three incarnations of four do some work first; the fourth may end at any point of its start and of QEMU's
         // reconnection, before it has served anything.
         let ran = if draw.chance(3, 4) {
             scene.wait_served();
@@ -149,27 +178,52 @@ fn verify_through_kills(bdev: Bdev, qemu: Qemu, queues: u16, kills: u32) {
             milliseconds_below(&mut draw, 1500)
         };
         std::thread::sleep(ran);
-        let requests = scene.requests_served();
-        served += requests;
-        scene.target.kill9();
-        let replays = scene.replayed();
-        replayed += replays;
+        lives.add(&scene);
+        match end {
+            End::Killed => scene.target.kill9(),
+            End::Stopped => {
+                let status = scene.target.stop();
+                assert!(status.success(), "the target stops with {status}");
+            }
+        }
         let away = milliseconds_below(&mut draw, 300);
         std::thread::sleep(away);
         let start = scene.target.restart();
-        println!(
-            "kill {kill}: after {replays} replayed and {requests} requests, away for {away:?}, answers after {start:?}"
-        );
+        println!("life {life} {end:?}: so far {lives:?}; away for {away:?}, answers after {start:?}");
     }
     scene.wait_served();
     guest.say("enough");
-    let end = guest.end(2 * ROUND_WAIT);
-    end.assert_clean();
-    let rounds = end.console.iter().filter(|line| line.starts_with("MARK round")).count();
-    served += scene.requests_served();
-    replayed += scene.replayed();
-    println!("{kills} kills, {rounds} rounds, {served} requests, {replayed} replayed");
-    assert!(replayed > 0, "no kill hit a request that the target had taken: this run has shown nothing");
+    let ended = guest.end(2 * ROUND_WAIT);
+    ended.assert_clean();
+    lives.add(&scene);
+    let rounds = ended.console.iter().filter(|line| line.starts_with("MARK round")).count();
+    println!("{ends} lives {end:?}, {rounds} rounds, {lives:?}");
+    lives
+}
+
+/// Rounds of verified writes during which the target is killed and started again `kills` times.
+fn verify_through_kills(bdev: Bdev, qemu: Qemu, queues: u16, kills: u32) {
+    let lives = lives(bdev, qemu, queues, include_str!("../vm/guest/fio-rounds.sh"), kills, End::Killed);
+    assert!(
+        lives.replayed > 0,
+        "no kill hit a request that the target had taken: this run has shown nothing"
+    );
+}
+
+/// The same with orderly ends: nothing is in flight at any of them, so nothing is replayed.
+fn verify_through_stops(bdev: Bdev, qemu: Qemu, queues: u16, stops: u32) {
+    let lives = lives(bdev, qemu, queues, include_str!("../vm/guest/fio-rounds.sh"), stops, End::Stopped);
+    assert_eq!(lives.replayed, 0, "requests were left behind by a target that was to drain");
+}
+
+/// Zeroes and holes, compared byte by byte, beside a load, through kills.
+fn zeroes_through_kills(bdev: Bdev, qemu: Qemu, kills: u32) {
+    let lives = lives(bdev, qemu, 2, include_str!("../vm/guest/zeroes.sh"), kills, End::Killed);
+    assert!(lives.zeroes > 0 && lives.discards > 0, "the guest asked for neither: {lives:?}");
+    assert!(
+        lives.replayed > 0,
+        "no kill hit a request that the target had taken: this run has shown nothing"
+    );
 }
 
 #[test]
@@ -218,6 +272,30 @@ fn twenty_kills_on_four_queues_newer_qemu() {
 #[ignore = "needs QEMU and a guest kernel; run: tests/vm/run"]
 fn five_kills_of_an_aio_disk() {
     verify_through_kills(Bdev::Aio, Qemu::Debian12, 2, 5);
+}
+
+#[test]
+#[ignore = "needs QEMU and a guest kernel; run: tests/vm/run"]
+fn ten_stops_on_two_queues() {
+    verify_through_stops(Bdev::Uring, Qemu::Debian12, 2, 10);
+}
+
+#[test]
+#[ignore = "needs QEMU and a guest kernel; run: tests/vm/run"]
+fn ten_stops_of_an_aio_disk_newer_qemu() {
+    verify_through_stops(Bdev::Aio, Qemu::Debian13Backports, 2, 10);
+}
+
+#[test]
+#[ignore = "needs QEMU and a guest kernel; run: tests/vm/run"]
+fn zeroes_and_holes_through_kills() {
+    zeroes_through_kills(Bdev::Uring, Qemu::Debian12, 10);
+}
+
+#[test]
+#[ignore = "needs QEMU and a guest kernel; run: tests/vm/run"]
+fn zeroes_and_holes_of_an_aio_disk_through_kills_newer_qemu() {
+    zeroes_through_kills(Bdev::Aio, Qemu::Debian13Backports, 10);
 }
 
 /// The guest lets go of its driver and takes it up again: with the target restarted before, restarted in between, and killed
