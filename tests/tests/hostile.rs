@@ -3,7 +3,7 @@
 //!
 //! The neighbour runs a verified load between the attacks, on a controller of its own on the same core. After each attack the
 //! attacked controller must serve a new front-end. What exactly is refused, and how, is the session's tests' business
-//! (`vhost_session.rs` and the simulator's hostile scenarios); here it counts that real descriptors, memory and
+//! (`vhost_session` and the simulator's hostile scenarios); here it counts that real descriptors, memory and
 //! signals do no harm.
 
 use std::fs::File;
