@@ -5,7 +5,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tests::client::frontend::{Frontend, Options, REPLY_WAIT};
@@ -14,7 +14,7 @@ use tests::client::raw;
 use tests::client::request::Requester;
 use tests::image::Image;
 use tests::message::request;
-use tests::target::Target;
+use tests::target::{RpcError, Target};
 
 /// Bytes of the disks.
 const DISK: u64 = 8 << 20;
@@ -50,6 +50,27 @@ fn populate(target: &Target, images: &[Image; 2]) {
     }
     let read_only = json!({"ctrlr": "vhost.aio", "dev_name": "aio", "readonly": true});
     target.call("vhost_create_blk_controller", read_only);
+}
+
+/// The other end of the fence: a lock that a dead process left is waited for, one that a live process holds is not.
+#[test]
+fn a_disk_that_another_live_process_uses_is_refused_after_a_second_and_said_which() {
+    let image = Image::in_memory(DISK);
+    let holder = std::fs::File::open(image.name()).expect("the disk");
+    rustix::fs::flock(&holder, rustix::fs::FlockOperation::LockExclusive).expect("nobody else has it");
+    let target = Target::start();
+    for method in ["bdev_uring_create", "bdev_aio_create"] {
+        let parameters = json!({"name": "held", "filename": image.name(), "block_size": 512});
+        let asked = Instant::now();
+        let refused = target.rpc(method, parameters);
+        let waited = asked.elapsed();
+        assert!((Duration::from_secs(1)..Duration::from_secs(5)).contains(&waited), "{waited:?}");
+        let Err(RpcError::Refused { code: -16, message }) = refused else { panic!("{refused:?}") };
+        let expected = format!("{} has been held by another process for 1 s", image.name());
+        assert!(message.contains(&expected), "{message}");
+    }
+    rustix::fs::flock(&holder, rustix::fs::FlockOperation::Unlock).expect("it was held");
+    target.call("bdev_uring_create", json!({"name": "held", "filename": image.name()}));
 }
 
 #[test]

@@ -86,7 +86,7 @@ impl<P: Platform> Opening<P> {
             }
             Ok(FileLock::HeldElsewhere) => {
                 let what = format!(
-                    "{path} has been held by another process for {} s: stop what uses it, then try again",
+                    "{path} has been held by another process for {} s: stop what uses it (lslocks tells), then try again",
                     LOCK_WAIT_MAX.as_secs()
                 );
                 self.step = Step::Ended;
