@@ -87,7 +87,11 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Message(error) => error.fmt(f),
-            Self::Features(bits) => write!(f, "feature bits {bits:#x} were not offered"),
+            Self::Features(bits) => write!(
+                f,
+                "feature bits {bits:#x} are not offered (if they were, in an earlier life of the target, the guest's \
+                 driver must begin anew)"
+            ),
             Self::Ring(error) => error.fmt(f),
             Self::Inflight(error) => error.fmt(f),
             Self::Memory(error) => error.fmt(f),

@@ -152,3 +152,34 @@ fn recovery_waits_for_the_whole_description_whatever_its_order() {
         assert_eq!(take(&front.calls[0]), 0, "order {order:?}: the ring was read without its features");
     }
 }
+
+/// A driver goes by what it negotiated and is not asked again. Served without a feature of its, it would see requests
+/// fail that cannot; so it is not served at all until it begins anew, and what was in flight stays tracked.
+#[test]
+fn a_driver_whose_features_are_offered_no_more_is_not_served() {
+    const WRITE_ZEROES: u64 = 1 << 14;
+    let negotiated = longs(&[FEATURES | WRITE_ZEROES]);
+    let (mut rig, mut front) = running(1);
+    assert_eq!(front.ack(&mut rig, request::SET_FEATURES, &negotiated, &[]), 0);
+    rig.gate.set_open(false);
+    front.put(0, 0, kind::OUT, 0, 0x71);
+    rig.run();
+    rig.kill_and_restart_as(true);
+    front.reconnect(&mut rig);
+    front.greet(&mut rig, false);
+    // Where it asks, it is told, and nothing runs; where it does not ask, the connection is closed.
+    assert_ne!(front.ack(&mut rig, request::SET_FEATURES, &negotiated, &[]), 0);
+    front.give_inflight();
+    assert!(front.wire.send(request::SET_MEM_TABLE, PLAIN, &front.memory.table(), &[&front.memory.file]));
+    front.describe_ring(0, 0);
+    front.enable(&mut rig, 1);
+    assert_eq!(rig.running(), 0);
+    front.send(&mut rig, request::SET_FEATURES, &negotiated, &[]);
+    assert!(front.is_closed());
+    assert_eq!(front.used(0), NONE);
+    // It is configured as it was again.
+    front.meet_next_life(&mut rig);
+    front.give_inflight();
+    front.start(&mut rig, &[0]);
+    assert_eq!(front.used(0), [0]);
+}

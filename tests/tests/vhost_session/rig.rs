@@ -3,7 +3,7 @@
 use runtime::{Poll, SocketOptions};
 use stack::vhost_user::{Controller, ControllerConfig};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -45,17 +45,17 @@ impl Rig {
         let directory = TempDir::new().expect("a directory");
         let path = directory.path().join("vhost.0");
         let (platform, gate) = (ByHand::default(), Gate::new(NUM_BLOCKS));
-        let controller = Self::controller(&platform, &gate, &path);
+        let controller = Self::controller(&platform, &gate, &path, false);
         Self { platform, gate, controller, path, _directory: directory }
     }
 
-    fn controller(platform: &ByHand, gate: &Arc<Gate>, path: &std::path::Path) -> Controller<ByHand> {
+    fn controller(platform: &ByHand, gate: &Arc<Gate>, path: &Path, read_only: bool) -> Controller<ByHand> {
         let config = ControllerConfig {
             name: "vhost.0".to_owned(),
             socket_path: path.to_str().expect("a path of text").to_owned(),
             socket_options: SocketOptions::default(),
             bdev: Arc::new(GateBdev(gate.clone())),
-            read_only: false,
+            read_only,
             device: 0,
         };
         Controller::new(platform.clone(), config).expect("the controller listens")
@@ -64,12 +64,17 @@ impl Rig {
     /// The target dies and lives again: what it had in flight is gone, what it had written is there, and the gate of its disk is
     /// open.
     pub(crate) fn kill_and_restart(&mut self) {
+        self.kill_and_restart_as(false);
+    }
+
+    /// As [`Rig::kill_and_restart`], configured otherwise.
+    pub(crate) fn kill_and_restart_as(&mut self, read_only: bool) {
         // The old one goes first, as a dead process's sockets do; it gets no chance to drain.
         let gate = Gate::new(1);
         let nowhere = self.path.with_extension("dead");
-        let old = std::mem::replace(&mut self.controller, Self::controller(&self.platform, &gate, &nowhere));
-        drop(old);
-        self.controller = Self::controller(&self.platform, &self.gate, &self.path);
+        let elsewhere = Self::controller(&self.platform, &gate, &nowhere, false);
+        drop(std::mem::replace(&mut self.controller, elsewhere));
+        self.controller = Self::controller(&self.platform, &self.gate, &self.path, read_only);
         self.gate.set_open(true);
     }
 
