@@ -96,6 +96,7 @@ impl FileChannel for HostChannel {
         segments: &[HostWindow],
         token: u64,
     ) -> core::result::Result<(), Full> {
+        assert!(segments.len() <= Self::MAX_SEGMENTS, "an operation of {} segments", segments.len());
         match self {
             Self::Uring(channel) => channel.submit(op, offset, len, segments, token),
             Self::Aio(channel) => channel.submit(op, offset, len, segments, token),

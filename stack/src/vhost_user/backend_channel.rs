@@ -6,7 +6,7 @@
 //! alone: the front-end then does not learn of changes, and the session goes on.
 
 use super::connection::{Connection, Incoming};
-use super::message::{BACKEND_CONFIG_CHANGE, Header, VERSION, flag};
+use super::wire::{BACKEND_CONFIG_CHANGE, Header, VERSION, flag};
 use runtime::{Interest, Platform, Wakes};
 use tracing::{debug, warn};
 

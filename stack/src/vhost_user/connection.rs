@@ -4,7 +4,7 @@
 //! that the handles that come meanwhile belong to it and to no other. One message is held at a time in each direction,
 //! which bounds what a stranger can make us keep: [`MAX_PAYLOAD`] bytes and [`MAX_HANDLES`] handles.
 
-use super::message::{Header, HeaderError, MAX_HANDLES, MAX_PAYLOAD};
+use super::wire::{Header, HeaderError, MAX_HANDLES, MAX_PAYLOAD};
 use alloc::vec::Vec;
 use core::fmt;
 use runtime::{Error, ErrorKind, Platform, Stream};

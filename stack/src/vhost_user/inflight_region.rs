@@ -7,7 +7,7 @@
 //! Behind the parts of the rings stands what else the device keeps for its next life ([`KEPT_LEN`] bytes). A region of
 //! another back-end, which a front-end may bring along, ends before it.
 
-use super::message::InflightDescription;
+use super::wire::InflightDescription;
 use crate::virtio::blk::KEPT_LEN;
 use crate::virtio::inflight::{self, queue_region_len};
 use core::fmt;

@@ -12,7 +12,7 @@
 //! after a crash the rings of the kick went to a process that is dead, and the requests that it had taken wait.
 
 use super::inflight_region::InflightRegion;
-use super::message::VringAddress;
+use super::wire::VringAddress;
 use crate::virtio::blk::{BlkDevice, MAX_QUEUES, QueueConfig, QueueError};
 use crate::virtio::memory::GuestMemory;
 use crate::virtio::split::{available_len, descriptor_table_len, used_len};

@@ -11,13 +11,16 @@
 
 use super::backend_channel::BackendChannel;
 use super::connection::{Connection, ConnectionError, Incoming};
-use super::inflight_region::{self, InflightRegion, RegionError};
-use super::message::{
-    Answer, ConfigHeader, FAILURE, Header, InflightDescription, LogDescription, MAX_CONFIG_LEN, MemoryRegion,
-    Message, MessageError, OFFERED_PROTOCOL_FEATURES, Request, SUCCESS, VringState, encode_config,
-    encode_inflight, protocol_feature,
-};
+use super::inflight_region::{self, InflightRegion};
+use super::message::{Message, MessageError};
+use super::protocol_features;
+use super::refusal::Refusal;
+use super::request::{Answer, Request};
 use super::rings::{RingRefusal, Rings};
+use super::wire::{
+    ConfigHeader, FAILURE, Header, InflightDescription, LogDescription, MAX_CONFIG_LEN, MemoryRegion,
+    SUCCESS, VringState, encode_config, encode_inflight,
+};
 use crate::events;
 use crate::virtio::blk::{BlkDevice, MAX_QUEUES};
 use crate::virtio::features;
@@ -26,7 +29,6 @@ use crate::virtio::memory::{GuestMemory, MAX_REGIONS, MemoryError, Region};
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
-use core::fmt;
 use core::time::Duration;
 use runtime::{Access, Event, Handle, Instant, Interest, Notifier, Platform, Wakes};
 use tracing::{debug, error, info, warn};
@@ -59,84 +61,6 @@ pub(super) enum Ending {
     MemoryLost = 2,
     /// The controller stops.
     Stopped = 3,
-}
-
-/// Why a message was refused.
-enum Refusal {
-    /// By what stands in it.
-    Message(MessageError),
-    /// Feature bits that were not offered.
-    Features(u64),
-    /// A ring.
-    Ring(RingRefusal),
-    /// The inflight region.
-    Inflight(RegionError),
-    /// The memory table.
-    Memory(MemoryError),
-    /// The memory table has no such region.
-    NoSuchRegion,
-    /// A handle is not what it should be, or cannot be used.
-    Handle(runtime::Error),
-    /// The log came without the feature that says how.
-    LogFeature,
-    /// Outside of the configuration space, or not writable.
-    Config(ConfigHeader),
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Message(error) => error.fmt(f),
-            Self::Features(bits) => write!(
-                f,
-                "feature bits {bits:#x} are not offered (if they were, in an earlier life of the target, the guest's \
-                 driver must begin anew)"
-            ),
-            Self::Ring(error) => error.fmt(f),
-            Self::Inflight(error) => error.fmt(f),
-            Self::Memory(error) => error.fmt(f),
-            Self::NoSuchRegion => {
-                f.write_str("the memory table has no region of these addresses and this size")
-            }
-            Self::Handle(error) => write!(f, "the handle that came with it cannot be used: {error}"),
-            Self::LogFeature => {
-                f.write_str("the log cannot be shared without the protocol feature LOG_SHMFD")
-            }
-            Self::Config(ConfigHeader { offset, size, .. }) => {
-                write!(f, "{size} bytes at {offset} of the configuration space are not there or not writable")
-            }
-        }
-    }
-}
-
-impl From<MessageError> for Refusal {
-    fn from(error: MessageError) -> Self {
-        Self::Message(error)
-    }
-}
-
-impl From<RingRefusal> for Refusal {
-    fn from(error: RingRefusal) -> Self {
-        Self::Ring(error)
-    }
-}
-
-impl From<RegionError> for Refusal {
-    fn from(error: RegionError) -> Self {
-        Self::Inflight(error)
-    }
-}
-
-impl From<MemoryError> for Refusal {
-    fn from(error: MemoryError) -> Self {
-        Self::Memory(error)
-    }
-}
-
-impl From<runtime::Error> for Refusal {
-    fn from(error: runtime::Error) -> Self {
-        Self::Handle(error)
-    }
 }
 
 /// What is left to do of a message once nothing is in flight.
@@ -309,7 +233,7 @@ impl<P: Platform> Session<P> {
 
     /// Sends `CONFIG_CHANGE`, if there is a change to tell and it may be told now.
     fn tell_change(&mut self, device: &BlkDevice<P>) -> bool {
-        const NEEDED: u64 = protocol_feature::BACKEND_REQ | protocol_feature::CONFIG;
+        const NEEDED: u64 = protocol_features::BACKEND_REQ | protocol_features::CONFIG;
         if !self.backend.has_work() {
             return false;
         }
@@ -317,7 +241,7 @@ impl<P: Platform> Session<P> {
         let may_send = self.protocol_features & NEEDED == NEEDED
             && device.running() > 0
             && self.now >= self.last_message.after(CONFIG_CHANGE_QUIET);
-        let wants_reply = self.protocol_features & protocol_feature::REPLY_ACK != 0;
+        let wants_reply = self.protocol_features & protocol_features::REPLY_ACK != 0;
         let told = self.backend.poll(&self.config.controller, may_send, wants_reply);
         if told {
             self.record(events::Kind::ConfigChangeTold, 0, 0, 0, 0);
@@ -423,7 +347,7 @@ impl<P: Platform> Session<P> {
                 return Ok(Outcome::Wait(Action::ReplaceMemory(memory)));
             }
             Message::SetLogBase(description) => {
-                if self.protocol_features & protocol_feature::LOG_SHMFD == 0 {
+                if self.protocol_features & protocol_features::LOG_SHMFD == 0 {
                     return Err(Refusal::LogFeature);
                 }
                 let LogDescription { size, offset } = description;
@@ -446,9 +370,9 @@ impl<P: Platform> Session<P> {
             }
             Message::SetVringCall(index) => device.set_call(index, take_notifier(&mut handles)?),
             Message::SetVringErr(index) => device.set_error(index, take_notifier(&mut handles)?),
-            Message::GetProtocolFeatures => return Ok(Outcome::Value(OFFERED_PROTOCOL_FEATURES)),
+            Message::GetProtocolFeatures => return Ok(Outcome::Value(protocol_features::OFFERED)),
             Message::SetProtocolFeatures(bits) => {
-                let strange = bits & !OFFERED_PROTOCOL_FEATURES;
+                let strange = bits & !protocol_features::OFFERED;
                 if strange != 0 {
                     return Err(Refusal::Features(strange));
                 }
@@ -638,7 +562,7 @@ impl<P: Platform> Session<P> {
         device: &mut BlkDevice<P>,
     ) {
         let number = header.request;
-        let asked = header.needs_reply() && self.protocol_features & protocol_feature::REPLY_ACK != 0;
+        let asked = header.needs_reply() && self.protocol_features & protocol_features::REPLY_ACK != 0;
         self.record(events::Kind::MessageDone, 0, number as u16, u64::from(carried.is_err()), 0);
         match carried {
             Ok(Outcome::Wait(_)) => unreachable!("a message that waits is answered when it has ended"),
