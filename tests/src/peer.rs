@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// How long it may take until it listens.
-const START_WAIT: Duration = Duration::from_secs(10);
+const START_WAIT: Duration = Duration::from_secs(30);
 
 /// A running qemu-storage-daemon with one vhost-user-blk export.
 #[derive(Debug)]

@@ -539,11 +539,17 @@ fn malformed_rings_hurt_only_their_guest() {
     // No core spins over what it refused: the target is quiet when its clients are.
     drop(scene.load);
     scene.neighbour.stop().expect("an orderly stop");
-    std::thread::sleep(Duration::from_millis(300));
-    let before = scene.target.processor_time();
-    std::thread::sleep(Duration::from_secs(1));
-    let busy = scene.target.processor_time() - before;
-    assert!(busy < Duration::from_millis(200), "the idle target used {busy:?} of one second");
+    let begun = Instant::now();
+    loop {
+        let before = scene.target.processor_time();
+        std::thread::sleep(Duration::from_secs(1));
+        let busy = scene.target.processor_time() - before;
+        if busy < Duration::from_millis(200) {
+            break;
+        }
+        // What was under way on a busy machine comes to its end; a core that spins does not.
+        assert!(begun.elapsed() < WAIT, "the idle target used {busy:?} of one second");
+    }
 }
 
 /// Writes a descriptor of queue 0's table.

@@ -250,7 +250,7 @@ fn a_resized_disk_is_announced_and_usable() {
             image.resize(2 * DISK);
             target.call("bdev_uring_rescan", json!({"name": bdev}));
         }
-        let changes = frontend.config_changes(Duration::from_secs(5)).expect("the channel");
+        let changes = frontend.config_changes(RUN_WAIT).expect("the channel");
         assert_eq!(changes, before + 1, "{bdev}: CONFIG_CHANGE");
         assert_eq!(frontend.capacity_bytes().expect("a capacity"), 2 * DISK, "{bdev}");
         let requester = Requester::new(&mut frontend, 1, 4096).expect("buffers");

@@ -25,7 +25,12 @@ fn a_sleeping_core_is_woken_by_every_completion() {
         let mut second = fixture.core.channel(&fixture.file).unwrap();
         let mut completions: Vec<FileCompletion> = Vec::new();
         let (begin, mut sleeps) = (Instant::now(), 0);
-        for turn in 0..300 {
+        // On a busy machine much ends before anybody could sleep: until enough was slept.
+        for turn in 0.. {
+            if turn >= 300 && sleeps > 10 {
+                break;
+            }
+            assert!(begin.elapsed() < PATIENCE, "{engine:?}: {sleeps} sleeps in {turn} turns");
             let window = fixture.window(0, 4 * KIB);
             fixture.channel.submit(FileOp::Read, 0, 4 * KIB, &[window], turn).unwrap();
             if turn % 3 == 0 {
@@ -46,8 +51,6 @@ fn a_sleeping_core_is_woken_by_every_completion() {
             }
             assert!(completions.iter().all(|completion| completion.token == turn));
         }
-        assert!(sleeps > 10, "{engine:?}: the test never slept");
-        assert!(begin.elapsed() < PATIENCE);
     }
 }
 
@@ -56,19 +59,20 @@ fn an_idle_channel_wakes_nobody() {
     for engine in ENGINES {
         let mut fixture = Fixture::new(engine, MIB);
         let window = fixture.window(0, 4 * KIB);
-        for _ in 0..3 {
+        let mut woken = 0;
+        for turn in 1..=3 {
             fixture.channel.submit(FileOp::Read, 0, 4 * KIB, &[window], 1).unwrap();
             fixture.channel.submit(FileOp::Discard, 64 * KIB, 4 * KIB, &[], 1).unwrap();
             // Without sleeping in between, so that whatever was rung is still there.
             wait(&mut fixture.channel, 2);
             // Each operation may leave two wake-ups too many behind: the kernel raises its flag and rings after the
-            // completion can be seen, as the discard's thread does. Never a stream of them.
-            let woken = (0..10).filter(|_| {
-                let woken = sleep(&[&fixture.channel], Duration::from_millis(10));
+            // completion can be seen, as the discard's thread does; on a busy machine that may be in the next turn. Never a
+            // stream of them.
+            for _ in 0..10 {
+                woken += usize::from(sleep(&[&fixture.channel], Duration::from_millis(10)));
                 fixture.channel.poll(&mut Vec::new());
-                woken
-            });
-            assert!(woken.count() <= 4, "{engine:?}");
+            }
+            assert!(woken <= 4 * turn, "{engine:?}: {woken} wake-ups in turn {turn}");
         }
     }
 }

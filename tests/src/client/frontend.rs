@@ -28,7 +28,7 @@ use super::{ClientError, Result, raw};
 use crate::message::request;
 
 /// How long a back-end may take to answer a message. Draining I/O before GET_VRING_BASE's answer is part of it.
-pub const REPLY_WAIT: Duration = Duration::from_secs(10);
+pub const REPLY_WAIT: Duration = Duration::from_secs(30);
 /// Bytes of the configuration space that QEMU 7.2 reads when it begins.
 const CONFIG_SIZE_READ: u32 = 57;
 /// The wait between two attempts to connect.

@@ -46,7 +46,7 @@ const LEAD: u64 = 4096;
 /// Room behind the data: the status may follow them directly.
 const TAIL: u64 = 4096;
 /// How much later than its used element a call may come before it counts as lost.
-const CALL_WAIT: Duration = Duration::from_millis(500);
+const CALL_WAIT: Duration = Duration::from_secs(5);
 /// The longest sleep between two looks at the rings: a lost notification shows as a slow test, not as a hang, and
 /// [`Load::missed_calls`] counts it.
 const LOOK: Duration = Duration::from_millis(20);

@@ -7,7 +7,7 @@ use super::ring::{Segment, Used};
 use super::{ClientError, Result};
 
 /// How long a single request may take.
-pub const REQUEST_WAIT: Duration = Duration::from_secs(10);
+pub const REQUEST_WAIT: Duration = Duration::from_secs(30);
 /// Bytes of the request header.
 const HEADER: u64 = 16;
 /// What the status byte holds before the device has written it.

@@ -185,7 +185,7 @@ impl FrontEnd {
         matches!(self.wire.receive(), Err(Closed))
     }
 
-    /// What QEMU says when it connects : `first` with the configuration, a reconnect without.
+    /// What QEMU says when it connects: `first` with the configuration, a reconnect without.
     pub(crate) fn greet(&mut self, rig: &mut Rig, first: bool) {
         let features = self.ask(rig, request::GET_FEATURES, &[], &[]).number();
         assert_eq!(features & FEATURES, FEATURES);
