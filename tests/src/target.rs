@@ -154,6 +154,12 @@ impl Target {
         processor_time(self.process_id())
     }
 
+    /// How many descriptors this incarnation holds now (proc(5), `/proc/PID/fd`).
+    pub fn open_descriptors(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.process_id());
+        std::fs::read_dir(&path).unwrap_or_else(|error| panic!("{path}: {error}")).count()
+    }
+
     /// This incarnation's process id.
     pub fn process_id(&self) -> u32 {
         self.process.as_ref().expect("a running target").id()

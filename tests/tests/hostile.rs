@@ -73,6 +73,16 @@ impl Scene {
         assert_eq!(answer.status, STATUS_OK, "a read after {attack}");
     }
 
+    /// What attackers passed along is closed: no more descriptors are held than at some time before.
+    fn nothing_is_kept(&self, descriptors_max: usize) {
+        let begun = Instant::now();
+        while self.target.open_descriptors() > descriptors_max {
+            let held = self.target.open_descriptors();
+            assert!(begun.elapsed() < WAIT, "{held} descriptors are held, {descriptors_max} were before");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// At the end: everything that the neighbour wrote is there, and the target stops in an orderly way.
     fn end(mut self) {
         self.load.drain(&mut self.neighbour, WAIT).unwrap_or_else(|error| panic!("{error}"));
@@ -332,6 +342,8 @@ fn malformed_messages_hurt_only_their_sender() {
     }
 
     assert!(attacks.0.len() > 400, "{} attacks", attacks.0.len());
+    scene.all_is_well("nothing");
+    let descriptors = scene.target.open_descriptors();
     for (count, (name, bytes, descriptors)) in attacks.0.iter().enumerate() {
         let stream = attach(&scene.victim);
         throw(&stream, bytes, descriptors);
@@ -343,6 +355,49 @@ fn malformed_messages_hurt_only_their_sender() {
         }
     }
     scene.all_is_well("everything");
+    scene.nothing_is_kept(descriptors);
+    scene.end();
+}
+
+/// Regions one by one: over each other, more than there may be, taken away twice; and rings in what is left.
+#[test]
+fn memory_slots_beyond_all_bounds_hurt_only_their_sender() {
+    let mut scene = Scene::new();
+    scene.all_is_well("nothing");
+    let descriptors = scene.target.open_descriptors();
+    let page = memfd(4096);
+    let stream = attach(&scene.victim);
+    let slots = raw::ask(&stream, request::GET_MAX_MEM_SLOTS, &[]).and_then(|reply| reply.as_u64());
+    let slots = slots.expect("GET_MAX_MEM_SLOTS");
+    let region = |slot: u64| words([0, slot * 8192, 4096, slot * 8192, 0]);
+    let add = |payload: &[u8]| {
+        raw::ask_ack(&stream, request::ADD_MEM_REG, payload, &[page.as_fd()]).expect("an acknowledgement")
+    };
+    let remove = |payload: &[u8]| {
+        raw::ask_ack(&stream, request::REM_MEM_REG, payload, &[]).expect("an acknowledgement")
+    };
+    assert_eq!(add(&region(1)), 0);
+    for (what, guest, user) in [
+        ("the same region", 8192, 8192),
+        ("guest addresses of another region", 8192 + 4095, 1 << 40),
+        ("user addresses of another region", 1 << 40, 8192 + 4095),
+    ] {
+        assert_ne!(add(&words([0, guest, 4096, user, 0])), 0, "{what}");
+    }
+    for slot in 2..=slots {
+        assert_eq!(add(&region(slot)), 0, "slot {slot} of {slots}");
+    }
+    assert_ne!(add(&region(slots + 1)), 0, "one more than {slots}");
+    // Ring areas that begin in a region and end beyond it.
+    raw::send(&stream, request::SET_VRING_NUM, 0, &pair(0, 256), &[]).expect("sending");
+    let areas = [pair(0, 0), words([8192 + 4080, 8192 + 4092, 8192 + 4094, 0])].concat();
+    let _refused_now_or_when_the_ring_starts = raw::ask_ack(&stream, request::SET_VRING_ADDR, &areas, &[]);
+    assert_eq!(remove(&region(2)), 0);
+    assert_ne!(remove(&region(2)), 0, "a region that is gone");
+    assert_ne!(remove(&words([0, 8192, 2048, 8192, 0])), 0, "half of a region");
+    drop(stream);
+    scene.all_is_well("memory slots");
+    scene.nothing_is_kept(descriptors);
     scene.end();
 }
 
@@ -500,12 +555,25 @@ fn malformed_rings_hurt_only_their_guest() {
             put(fe, 0, requester.table, 32, DESC_F_INDIRECT | DESC_F_NEXT, 1);
             fe.rings[0].offer(&fe.memory, 0);
         }),
+        ("an indirect table that the device should write", |fe, requester| {
+            put(fe, 0, requester.table, 32, DESC_F_INDIRECT | DESC_F_WRITE, 0);
+            fe.rings[0].offer(&fe.memory, 0);
+        }),
+        ("an indirect table in no memory", |fe, _| {
+            put(fe, 0, 0xdead_0000_0000, 32, DESC_F_INDIRECT, 0);
+            fe.rings[0].offer(&fe.memory, 0);
+        }),
         ("unknown descriptor flags", |fe, requester| {
             put(fe, 0, requester.status, 1, 0xfff8 | DESC_F_WRITE, 0);
             fe.rings[0].offer(&fe.memory, 0);
         }),
         ("an available index far ahead", |fe, _| {
             for _ in 0..30_000 {
+                fe.rings[0].offer(&fe.memory, 0);
+            }
+        }),
+        ("an available index that goes back", |fe, _| {
+            for _ in 0..u16::MAX - 5 {
                 fe.rings[0].offer(&fe.memory, 0);
             }
         }),
