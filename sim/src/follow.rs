@@ -78,8 +78,9 @@ impl fmt::Display for Kept {
             Self::Record(record, a, b) => match record {
                 Record::Draw => write!(f, "draw {b} of stream {a}"),
                 Record::Store => {
-                    let (object, offset) = place(*a);
-                    write!(f, "store to object {object} at {offset:#x}: {b:#x}")
+                    let (object, rest) = place(*a);
+                    let (len, offset) = (rest >> 36, rest & ((1 << 36) - 1));
+                    write!(f, "store of {len} bytes to object {object} at {offset:#x}: {b:#x}")
                 }
                 Record::Bulk => {
                     let (object, offset) = place(*a);

@@ -163,7 +163,8 @@ impl World {
         if is_new {
             self.changed();
         }
-        self.trace.add(Record::Store, u64::from(store.object) << 40 | store.offset, store.value);
+        let place = u64::from(store.object) << 40 | u64::from(store.len) << 36 | store.offset;
+        self.trace.add(Record::Store, place, store.value);
     }
 
     /// Everything that a processor has stored reaches memory.

@@ -1,7 +1,7 @@
 //! The trace of a run: one number that two runs share exactly when they did the same things in the same order, and,
 //! where it was asked for, a readable log.
 //!
-//! The hash covers every draw, every store to shared memory (region, offset, value), every message, ring, wake-up and
+//! The hash covers every draw, every store to shared memory (region, offset, length, value), every message, ring, wake-up and
 //! completion. Host facts (addresses, times, handles) never reach it.
 
 use crate::follow::{Followed, Follower};
@@ -16,7 +16,7 @@ const GATHERED: usize = 1024;
 pub enum Record {
     /// A word drawn from a stream.
     Draw = 1,
-    /// A store that reached memory.
+    /// A store that reached memory: object, length and offset in the first word, the value in the second.
     Store = 2,
     /// A bulk store that reached memory.
     Bulk = 3,

@@ -360,3 +360,46 @@ impl Sector {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{NEVER, Sector, Version};
+
+    /// A write that was submitted as `id`, completed at `completed` and is hidden since `superseded`.
+    fn write(id: u64, completed: u64, superseded: u64) -> Version {
+        Version {
+            id,
+            completed,
+            superseded,
+            version: id as u32,
+            zero: false,
+            optional: false,
+            cut: false,
+            durable: false,
+            gone: false,
+        }
+    }
+
+    /// What is left of `versions` once the write `id` is durable: ids, and whether a power loss may not bring it back.
+    fn left(versions: &[Version], id: u64, oldest_read: u64) -> Vec<(u64, bool)> {
+        let mut sector = Sector { versions: versions.to_vec(), lost_power: None, dirty: false };
+        sector.forget_below(id, oldest_read);
+        sector.versions.iter().map(|v| (v.id, v.gone)).collect()
+    }
+
+    #[test]
+    fn a_durable_write_ends_what_it_hid_and_nothing_else() {
+        // Completed before the durable write #10 was submitted, and hidden by it: forgotten, or gone while a read that is
+        // out since before may still return it.
+        let hidden = write(4, 6, 12);
+        let durable = write(10, 12, NEVER);
+        assert_eq!(left(&[hidden, durable], 10, NEVER), [(10, false)]);
+        assert_eq!(left(&[hidden, durable], 10, 11), [(4, true), (10, false)]);
+        // Out together with the durable write: either may lie on top, so it may come back.
+        assert_eq!(left(&[write(8, 10, NEVER), durable], 10, NEVER), [(8, false), (10, false)]);
+        // Completed before it, and yet not hidden by it but by something later: what an earlier power loss may have left on
+        // top. A read that is out may return it, and so may a power loss.
+        assert_eq!(left(&[write(4, 6, 13), durable], 10, 11), [(4, false), (10, false)]);
+        assert_eq!(left(&[write(4, 6, NEVER), durable], 10, 11), [(4, false), (10, false)]);
+    }
+}
