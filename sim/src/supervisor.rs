@@ -252,7 +252,11 @@ impl Supervisor {
         if !self.buried && !world::with(|world| world.is_alive(life)) {
             self.buried = true;
             self.power_at = None;
-            if world::with(|world| world.has_exited(life)) && self.phase == Phase::Stop {
+            if world::with(|world| world.has_exited(life)) {
+                if self.phase != Phase::Stop {
+                    let what = "the target ended by itself, which nobody had asked for".to_owned();
+                    world::with(|world| world.fail("target", what));
+                }
                 return;
             }
             self.deaths += 1;
