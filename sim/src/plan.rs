@@ -90,6 +90,8 @@ pub struct Plan {
     pub guest_attacks: u64,
     /// Connections of a hostile front-end.
     pub front_end_attacks: u64,
+    /// What the bdevs of the hostile neighbours are.
+    pub hostile_bdev: BdevKind,
     /// Nanoseconds in which a request must end in a healed world.
     pub bound_ns: u64,
     /// What a run with drawn faults must have had, or it proves nothing.
@@ -169,6 +171,7 @@ impl Plan {
             guests,
             guest_attacks,
             front_end_attacks,
+            hostile_bdev: pick(&scenario.guest.bdev, rng),
             bound_ns: draw(&scenario.bound_ms, rng) * 1_000_000,
             at_least: scenario.at_least,
         }

@@ -106,14 +106,15 @@ fn build(
     let life = Rc::new(Cell::new(u32::MAX));
     let power_loss = plan.fault(FaultKind::PowerLoss).is_some()
         || script.is_some_and(|script| script.iter().any(|fault| fault.kind == FaultKind::PowerLoss));
+    let unplug = plan.fault(FaultKind::Unplug).is_some();
     let disk_may_fail =
         [FaultKind::DiskError, FaultKind::DiskBadRange].iter().any(|&kind| plan.fault(kind).is_some());
     let mut guests = Vec::new();
     let mut machines = Vec::new();
     for (number, guest) in plan.guests.iter().enumerate() {
-        let eye = Eye::new(record, DeviceCheckers::new(guest.sectors_max, power_loss, plan.bound_ns));
+        let eye = Eye::new(record, DeviceCheckers::new(guest.sectors_max, power_loss, unplug, plan.bound_ns));
         let (bdev, controller) = (format!("bdev{number}"), format!("disk.{number}"));
-        let disk = create_bdev(machine, guest, &bdev, &mut operator.borrow_mut());
+        let disk = create_bdev(machine, guest.bdev, guest.sectors, &bdev, &mut operator.borrow_mut());
         operator.borrow_mut().ask(Call::CreateController(controller.clone(), bdev.clone()));
         let options = VmOptions {
             number: number as u16,
@@ -177,8 +178,9 @@ fn build_neighbours(
 ) -> Vec<Rc<Cell<bool>>> {
     let mut neighbours = Vec::new();
     let mut controller = |name: &str| {
-        operator.ask(Call::CreateMalloc(format!("{name}-bdev"), HOSTILE_SECTORS));
-        operator.ask(Call::CreateController(name.to_owned(), format!("{name}-bdev")));
+        let bdev = format!("{name}-bdev");
+        create_bdev(machine, plan.hostile_bdev, HOSTILE_SECTORS, &bdev, operator);
+        operator.ask(Call::CreateController(name.to_owned(), bdev));
         Operator::socket(name)
     };
     if plan.guest_attacks > 0 {
@@ -228,16 +230,22 @@ fn build_neighbours(
     neighbours
 }
 
-/// Makes a guest's disk and asks for its bdev.
-fn create_bdev(machine: u32, guest: &GuestPlan, name: &str, operator: &mut Operator) -> Option<u32> {
-    if guest.bdev == BdevKind::Malloc {
-        operator.ask(Call::CreateMalloc(name.to_owned(), guest.sectors));
+/// Asks for a bdev, and makes the disk below it, if it has one.
+fn create_bdev(
+    machine: u32,
+    kind: BdevKind,
+    sectors: u64,
+    name: &str,
+    operator: &mut Operator,
+) -> Option<u32> {
+    if kind == BdevKind::Malloc {
+        operator.ask(Call::CreateMalloc(name.to_owned(), sectors));
         return None;
     }
     let path = format!("/dev/{name}");
-    let len = guest.sectors * SECTOR_BYTES;
+    let len = sectors * SECTOR_BYTES;
     let disk = world::with(|world| world.create_disk(machine, &path, len, DISK_BLOCK, DISK_BLOCK));
-    operator.ask(Call::CreateFile(name.to_owned(), path, guest.bdev == BdevKind::Aio));
+    operator.ask(Call::CreateFile(name.to_owned(), path, kind == BdevKind::Aio));
     Some(disk)
 }
 

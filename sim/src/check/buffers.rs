@@ -31,6 +31,7 @@ struct Region {
 pub struct Buffers {
     regions: Vec<Region>,
     evaluations: u64,
+    removals: u64,
 }
 
 impl Buffers {
@@ -42,6 +43,7 @@ impl Buffers {
                 self.regions.retain(|region| region.address != address);
                 self.regions.push(Region { address, rights: vec![0; granules], present: true });
             }
+            Observation::RemovalAsked { outstanding } => self.removals += u64::from(outstanding > 0),
             Observation::RegionRemoved { address, .. } => {
                 for region in self.regions.iter_mut().filter(|region| region.address == address) {
                     region.present = false;
@@ -122,5 +124,10 @@ impl Buffers {
     /// Accesses judged.
     pub(super) fn evaluations(&self) -> u64 {
         self.evaluations
+    }
+
+    /// Removals of a region that were asked for while requests were out.
+    pub(super) fn removals(&self) -> u64 {
+        self.removals
     }
 }

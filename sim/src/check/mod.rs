@@ -65,13 +65,15 @@ pub struct DeviceCheckers {
     leaks: leaks::Leaks,
     progress: progress::Progress,
     session: session::Session,
+    /// Whether regions of memory are unplugged in this run.
+    unplug: bool,
 }
 
 impl DeviceCheckers {
     /// Checkers of a device of `sectors` sectors of zeroes. `power_loss`: whether the power may be lost in this run;
-    /// `bound_ns`: how long a request may take once the world has healed.
+    /// `unplug`: whether memory is unplugged in it; `bound_ns`: how long a request may take once the world has healed.
     #[must_use]
-    pub fn new(sectors: u64, power_loss: bool, bound_ns: u64) -> Self {
+    pub fn new(sectors: u64, power_loss: bool, unplug: bool, bound_ns: u64) -> Self {
         Self {
             once: exactly_once::ExactlyOnce::default(),
             virtqueue: virtqueue::Virtqueue::default(),
@@ -82,6 +84,7 @@ impl DeviceCheckers {
             leaks: leaks::Leaks::default(),
             progress: progress::Progress::new(bound_ns),
             session: session::Session::default(),
+            unplug,
         }
     }
 
@@ -126,6 +129,10 @@ impl DeviceCheckers {
         // Where the power is never lost there is nothing to judge, and nothing is claimed.
         if self.history.knows_power_loss() {
             *checks.entry("durability").or_default() += self.durability.evaluations();
+        }
+        // Judged by `buffers`, and counted by itself: a removal at rest proves little.
+        if self.unplug {
+            *checks.entry("removal under I/O").or_default() += self.buffers.removals();
         }
     }
 }

@@ -234,6 +234,11 @@ pub enum Observation<'a> {
         /// Length in bytes.
         len: u64,
     },
+    /// The front-end asks the back-end to give a region up (`REM_MEM_REG`).
+    RemovalAsked {
+        /// Requests that the guest has out, in its other regions.
+        outstanding: u64,
+    },
     /// The back-end acknowledged that it gave the region up.
     RegionRemoved {
         /// Guest-physical address.

@@ -357,8 +357,11 @@ pub(super) fn run(seed: u64, plant: Plant) -> (Option<Violation>, u64, DeviceChe
     device.features = RingFeatures { event_idx: rng.chance(1, 2), indirect: rng.chance(1, 2) };
     device.allow(REQUESTS);
     device.running = true;
-    let mut judge =
-        Judge { checkers: DeviceCheckers::new(SECTORS, true, 1_000_000), now: Instant(0), violation: None };
+    let mut judge = Judge {
+        checkers: DeviceCheckers::new(SECTORS, true, false, 1_000_000),
+        now: Instant(0),
+        violation: None,
+    };
     for (at, &address) in MEMORY_AT.iter().enumerate() {
         judge.saw(&Observation::RegionAdded { address, len: layout.region_bytes(at) });
     }

@@ -740,6 +740,9 @@ impl<W: Witness> Vmm<W> {
             Op::AddRegion(region) | Op::RemoveRegion(region) => {
                 let backing = vm.backings[region];
                 let adds = matches!(op, Op::AddRegion(_));
+                if !adds {
+                    self.witness.saw(&Observation::RemovalAsked { outstanding: vm.outstanding() });
+                }
                 let request = if adds { request::ADD_MEM_REG } else { request::REM_MEM_REG };
                 if let Some(link) = &mut self.link {
                     link.added.retain(|&other| other != region);
