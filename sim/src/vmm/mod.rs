@@ -491,7 +491,6 @@ impl<W: Witness> Vmm<W> {
         let started = self.driver.map_or(0, |driver| driver.queues);
         let ops = match task {
             Task::Start { queues: started, features } => {
-                self.inflight = None;
                 self.bases = vec![0; usize::from(queues)];
                 let features = features & self.offered;
                 let ring = RingFeatures {
@@ -824,7 +823,11 @@ impl<W: Witness> Vmm<W> {
                     self.inflight = None;
                 }
                 _ => {
+                    // The target was there to end the tracking of every ring, so the next driver may be given the region of
+                    // this one.
+                    let inflight = self.inflight.filter(|_| self.rng.chance(1, 2));
                     self.driver_gone();
+                    self.inflight = inflight;
                     self.witness.saw(&Observation::DeviceReset);
                 }
             },
