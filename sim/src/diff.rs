@@ -45,7 +45,7 @@ struct Sender {
 
 impl Follower for Sender {
     fn follow(&mut self, at_ns: u64, what: Followed<'_>) {
-        self.batch.push(Entry::of(at_ns, what));
+        self.batch.extend(Entry::of(at_ns, what));
         if self.batch.len() == BATCH {
             self.flush();
         }
@@ -169,7 +169,7 @@ mod tests {
 
     fn lines(texts: &[&str]) -> Vec<Entry> {
         let entry = |(at, text): (usize, &&str)| Entry::of(at as u64, Followed::Line(text));
-        texts.iter().enumerate().map(entry).collect()
+        texts.iter().enumerate().filter_map(entry).collect()
     }
 
     fn parting(a: &[&str], b: &[&str]) -> Parting {

@@ -3,6 +3,7 @@
 //! Whoever follows changes nothing: it draws nothing, and the trace's hash does not know of it. It is called while the
 //! world is borrowed, and must not touch the world.
 
+use crate::check::Observation;
 use crate::faults::Fault;
 use crate::trace::Record;
 use std::fmt;
@@ -25,6 +26,8 @@ pub enum Followed<'a> {
     Line(&'a str),
     /// A fault struck, in the step that just ended.
     Fault(Fault),
+    /// Guest so-and-so, or its front-end, saw something; a line of the log says it, too.
+    Saw(usize, &'a Observation<'a>),
 }
 
 /// What a follower keeps of one happening: two that are equal are the same.
@@ -50,16 +53,17 @@ pub enum Kept {
 }
 
 impl Entry {
-    /// What is kept of it.
+    /// What is kept of it, where a line does not say it already.
     #[must_use]
-    pub fn of(at_ns: u64, what: Followed<'_>) -> Self {
+    pub fn of(at_ns: u64, what: Followed<'_>) -> Option<Self> {
         let what = match what {
+            Followed::Saw(..) => return None,
             Followed::Record(record, a, b) => Kept::Record(record, a, b),
             Followed::Bytes(bytes) => Kept::Bytes(bytes.len(), xxh3_64(bytes)),
             Followed::Line(text) => Kept::Line(text.into()),
             Followed::Fault(fault) => Kept::Fault(fault),
         };
-        Self { at_ns, what }
+        Some(Self { at_ns, what })
     }
 }
 

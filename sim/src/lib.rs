@@ -26,6 +26,7 @@ pub mod rng;
 pub mod run;
 pub mod scenario;
 pub mod scheduler;
+pub mod shrink;
 pub mod subject;
 pub mod supervisor;
 pub mod sweep;

@@ -10,6 +10,7 @@ use sim::replay::Replay;
 use sim::report::{self, Outcome};
 use sim::run;
 use sim::scenario::Refused;
+use sim::shrink::{self, Case, Progress, Shrunk};
 use sim::subject::Subject;
 use sim::sweep::{Ended, sweep};
 use sim::world::Detail;
@@ -96,6 +97,14 @@ enum Command {
         #[arg(long, value_name = "N", default_value_t = 20)]
         context: usize,
     },
+    /// Make a failure small: fewer operations, faults, queues, guests; the same checker fails.
+    Shrink {
+        /// The file that a failed run wrote.
+        file: PathBuf,
+        /// Where to write the small one.
+        #[arg(short, value_name = "FILE")]
+        output: PathBuf,
+    },
     /// Run what a replay file holds.
     Replay {
         /// The file that a failed run wrote.
@@ -118,6 +127,7 @@ fn main() -> ExitCode {
         }
         Command::Diff { a, b, context } => diff(&a, &b, context),
         Command::Import { files, json } => import_recordings(&files, json),
+        Command::Shrink { file, output } => shrink(&file, &output),
         Command::Replay { file, json, log } => replay(&file, json, log),
     };
     ExitCode::from(code.unwrap_or_else(|Refused(why)| {
@@ -174,7 +184,7 @@ fn detail(json: bool, log: bool) -> Detail {
 
 /// Runs with the time that it took.
 #[expect(clippy::disallowed_methods, reason = "times a run; no clock reaches the world")]
-fn timed(act: impl FnOnce() -> Outcome) -> (Outcome, u64) {
+fn timed<T>(act: impl FnOnce() -> T) -> (T, u64) {
     let begun = std::time::Instant::now();
     let outcome = act();
     (outcome, begun.elapsed().as_nanos() as u64)
@@ -290,6 +300,40 @@ fn diff(a: &str, b: &str, context: usize) -> Result<u8, Refused> {
             FAILED
         }
     })
+}
+
+fn shrink(file: &Path, output: &Path) -> Result<u8, Refused> {
+    let (subject, replay) = Subject::replay(file)?;
+    let original = Case::new(subject.plan, replay.faults);
+    let bar = ProgressBar::new(1);
+    bar.set_style(ProgressStyle::with_template("{bar:40} {elapsed} {msg}").expect("a good template"));
+    // A failure may be a panic of the target; it is shown once, and not for each of a thousand tries.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let (shrunk, wall_ns) = timed(|| {
+        shrink::shrink(&original, |progress: Progress| {
+            bar.set_length(progress.steps_max);
+            bar.set_position(progress.steps);
+            let Progress { tried, operations, faults, .. } = progress;
+            bar.set_message(format!("{tried} worlds tried, {operations} operations, {faults} faults"));
+        })
+    });
+    std::panic::set_hook(hook);
+    bar.finish_and_clear();
+    let Some(Shrunk { from, to, tried }) = shrunk else {
+        return Err(Refused(format!("{}: nothing fails, so there is nothing to shrink", file.display())));
+    };
+    let outcome = to.run();
+    let text = Replay::of(&replay.scenario, &replay.title, &to.plan, &outcome).write();
+    std::fs::write(output, text)
+        .map_err(|error| Refused(format!("{}: cannot be written: {error}", output.display())))?;
+    print(&report::shrunk(&from, &to, &outcome));
+    let seconds = wall_ns as f64 / 1e9;
+    print(&format!(
+        "{tried} worlds tried in {seconds:.1} s; replay with: reprise-sim replay {}\n",
+        output.display()
+    ));
+    Ok(HELD)
 }
 
 fn replay(file: &Path, json: bool, log: bool) -> Result<u8, Refused> {

@@ -3,6 +3,7 @@
 //! the plan as it was drawn, and stays the same run when scenarios, or the drawing from them, change.
 
 use crate::faults::{Fault, FaultKind, Faults, Rate};
+use crate::guest::listed::Listed;
 use crate::guest::workload::{Mix, Workload};
 use crate::rng::Rng;
 use crate::scenario::{AtLeast, BdevKind, FaultRate, Manners, Range, Scenario, Switch};
@@ -49,6 +50,9 @@ pub struct GuestPlan {
     pub firmware_requests: u64,
     /// Manners of the front-end.
     pub manners: Manners,
+    /// The requests of its load one by one, where they are not drawn: what shrinking deletes from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<Vec<Listed>>,
 }
 
 /// A kind of fault as drawn.
@@ -231,7 +235,14 @@ impl GuestPlan {
         within("regions", self.regions as u64, 1, 8)?;
         within("firmware-requests", self.firmware_requests, 0, 1000)?;
         within("workload.depth", load.depth, 1, 256)?;
-        within("workload.sectors-max", load.sectors_max, 1, 16)
+        within("workload.sectors-max", load.sectors_max, 1, 16)?;
+        for listed in self.requests.iter().flatten() {
+            let named = |field| format!("requests, `{listed}`: its {field}");
+            within(&named("queue"), listed.queue, 0, u64::from(self.queues) - 1)?;
+            within(&named("sectors"), listed.sectors, 0, load.sectors_max.into())?;
+            within(&named("first sector"), listed.sector, 0, self.sectors_max - u64::from(listed.sectors))?;
+        }
+        Ok(())
     }
 }
 
@@ -302,5 +313,6 @@ fn draw_guest(scenario: &Scenario, grows: u64, rng: &mut Rng) -> GuestPlan {
         flush: !rng.chance(1, 8),
         firmware_requests,
         manners: pick(&guest.front_end, rng),
+        requests: None,
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::check::state::State;
 use crate::check::{DeviceCheckers, Observation};
+use crate::follow::Followed;
 use crate::guest::Witness;
 use crate::world::{self, Agent, Observer};
 use std::cell::RefCell;
@@ -50,6 +51,7 @@ impl Witness for Eye {
     fn saw(&mut self, observation: &Observation<'_>) {
         let now = world::with(|world| {
             world.say(|| format!("guest {}: {}", self.device, line(observation)));
+            world.trace().tell(Followed::Saw(self.device, observation));
             world.now()
         });
         let verdict = self.record.borrow_mut().devices[self.device].observe(now, observation);

@@ -1,6 +1,8 @@
 //! What a run came to, for people and for programs.
 
 use crate::faults::Fault;
+use crate::plan::GuestPlan;
+use crate::shrink::Case;
 use crate::world::{Failure, Line};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -13,6 +15,8 @@ pub struct Outcome {
     pub failure: Option<Failure>,
     /// The hash of everything that happened.
     pub trace: u128,
+    /// Requests made, firmwares' and verifying reads among them.
+    pub requests: u64,
     /// Requests completed.
     pub ios: u64,
     /// Lives ended by force.
@@ -112,6 +116,43 @@ impl Outcome {
         }
         text
     }
+}
+
+/// What shrinking came to, as people read it: what there was and what is left, in numbers, and then all of what is left.
+#[must_use]
+pub fn shrunk(from: &Case, to: &Case, outcome: &Outcome) -> String {
+    let mut text = format!("{:24}{:>8}{:>8}\n", "", "before", "after");
+    let guests = |case: &Case| case.plan.guests.len() as u64;
+    let most = |case: &Case, of: fn(&GuestPlan) -> u64| case.plan.guests.iter().map(of).max().unwrap_or(0);
+    let rows: [(&str, u64, u64); 7] = [
+        ("operations", from.operations, to.operations),
+        ("faults", from.faults.len() as u64, to.faults.len() as u64),
+        ("guests", guests(from), guests(to)),
+        ("queues", most(from, |guest| guest.queues.into()), most(to, |guest| guest.queues.into())),
+        (
+            "depth",
+            most(from, |guest| guest.workload.depth.into()),
+            most(to, |guest| guest.workload.depth.into()),
+        ),
+        ("cores", from.plan.cores.into(), to.plan.cores.into()),
+        ("steps", from.steps, to.steps),
+    ];
+    for (name, before, after) in rows {
+        let _ = writeln!(text, "{name:24}{before:>8}{after:>8}");
+    }
+    text.push('\n');
+    for (number, guest) in to.plan.guests.iter().enumerate() {
+        for listed in guest.requests.iter().flatten() {
+            let _ = writeln!(text, "guest {number}, {listed}");
+        }
+    }
+    for Fault { kind, opportunity, parameter } in &to.faults {
+        let _ = writeln!(text, "fault {}: opportunity {opportunity}, parameter {parameter}", kind.name());
+    }
+    if let Some(failure) = &outcome.failure {
+        let _ = writeln!(text, "\nfails {}: {}", failure.checker, failure.what);
+    }
+    text
 }
 
 /// A line of a log as people read it.

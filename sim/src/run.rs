@@ -61,9 +61,11 @@ fn run_created(plan: &Plan, script: Option<&[Fault]>) -> Outcome {
         check_coverage(plan, &guests);
     }
     let ios = guests.iter().map(|vm| vm.borrow().device.completed).sum();
+    let requests = guests.iter().map(|vm| vm.borrow().device.made()).sum();
     let outcome = world::with(|world| Outcome {
         failure: world.failure().cloned(),
         trace: world.trace().finish(),
+        requests,
         ios,
         kills: world.kills(),
         replayed: world.replayed(),
@@ -131,6 +133,9 @@ fn build(
             },
         };
         let vm = Vm::build(&options, plan.seed, &eye);
+        if let Some(requests) = &guest.requests {
+            vm.borrow_mut().device.list(requests, guest.queues);
+        }
         if plan.faults.is_empty() && plan.guest_attacks + plan.front_end_attacks == 0 {
             // A world without faults need not heal: every request is bounded.
             eye.clone().saw(&Observation::Healed);

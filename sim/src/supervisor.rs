@@ -186,7 +186,7 @@ impl Guest {
     fn step(&mut self, now: Instant) {
         if self.stage == Stage::Firmware {
             let vm = self.vm.borrow();
-            let through = !vm.device.has_more() && vm.outstanding() == 0;
+            let through = !vm.device.has_more(0) && vm.outstanding() == 0;
             drop(vm);
             if through && self.vmm.borrow().is_running() {
                 self.stage = Stage::Driver;

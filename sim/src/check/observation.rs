@@ -35,6 +35,10 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All kinds.
+    pub const ALL: [Self; 6] =
+        [Self::Read, Self::Write, Self::Flush, Self::GetId, Self::Discard, Self::WriteZeroes];
+
     /// Whether a completion changes what reads may return.
     #[must_use]
     pub fn changes_content(self) -> bool {
@@ -149,6 +153,8 @@ pub enum Observation<'a> {
         sectors: u32,
         /// The version that a content-changing request gives to its sectors, 0 otherwise.
         version: u32,
+        /// Whether it is of the guest's load, and no firmware's or verifying read.
+        of_load: bool,
         /// Bytes that the device may write, the status byte included.
         writable: u32,
         /// The cache mode at this moment.

@@ -1,11 +1,13 @@
 //! What the queues of one guest's device share: what was negotiated, what is still to be asked, and the counts.
 
+use super::listed::Listed;
 use super::request::Ask;
 use super::request::LayoutStyle;
 use super::ring::RingFeatures;
 use super::workload::{Offer, Workload};
 use crate::check::{CacheMode, Kind, RequestId};
 use crate::rng::Rng;
+use std::collections::VecDeque;
 
 /// The shared part of a guest's driver.
 #[derive(Debug)]
@@ -30,8 +32,10 @@ pub struct Device {
     pub completed: u64,
     /// Room for the versions of a torn sector.
     pub parts: Vec<u32>,
-    /// Requests still to be drawn.
+    /// Requests still to be made.
     left: u64,
+    /// In a replay that lists them: those that each queue still makes.
+    listed: Option<Vec<VecDeque<Listed>>>,
     /// Requests that a firmware still has to make, and whether the guest's own load waits for it.
     firmware_left: u64,
     load_held: bool,
@@ -61,6 +65,7 @@ impl Device {
             completed: 0,
             parts: Vec::new(),
             left: 0,
+            listed: None,
             firmware_left: 0,
             load_held: false,
             held: false,
@@ -71,9 +76,18 @@ impl Device {
         }
     }
 
-    /// Lets the queues make `requests` more requests.
+    /// Lets the queues make `requests` more requests. Where they are listed, the list is all there is.
     pub fn allow(&mut self, requests: u64) {
-        self.left += requests;
+        if self.listed.is_none() {
+            self.left += requests;
+        }
+    }
+
+    /// Makes exactly these requests the load of `queues` queues.
+    pub fn list(&mut self, requests: &[Listed], queues: u16) {
+        let of = |queue| requests.iter().filter(|listed| listed.queue == queue).copied().collect();
+        self.left = requests.len() as u64;
+        self.listed = Some((0..queues).map(of).collect());
     }
 
     /// Makes the queues read the whole disk once, before anything else.
@@ -86,11 +100,17 @@ impl Device {
         self.held = held;
     }
 
-    /// Whether there is another request to make.
+    /// Whether there is another request to make for a queue.
     #[must_use]
-    pub fn has_more(&self) -> bool {
-        !self.held
-            && if self.load_held { self.firmware_left > 0 } else { self.pass.is_some() || self.left > 0 }
+    pub fn has_more(&self, queue: u16) -> bool {
+        if self.held {
+            return false;
+        }
+        if self.load_held {
+            return self.firmware_left > 0;
+        }
+        let listed = self.listed.as_ref().is_none_or(|listed| !listed[usize::from(queue)].is_empty());
+        self.pass.is_some() || (self.left > 0 && listed)
     }
 
     /// Whether anything at all is still to be asked, now or later.
@@ -110,8 +130,8 @@ impl Device {
         self.firmware_left = requests;
     }
 
-    /// Draws the next request.
-    pub fn draw(&mut self, rng: &mut Rng) -> Ask {
+    /// Draws the next request of a queue.
+    pub fn draw(&mut self, queue: u16, rng: &mut Rng) -> Ask {
         if self.load_held {
             self.firmware_left -= 1;
             let sector = rng.below(self.offer.capacity);
@@ -124,11 +144,21 @@ impl Device {
             return Self::plain_read(sector, sectors as u32);
         }
         self.left -= 1;
-        self.workload.draw(&self.offer, &mut self.versions, rng)
+        // Drawn even where it is listed: the list of everything that was drawn is the very same run.
+        let mut ask = self.workload.draw(&self.offer, rng);
+        if let Some(listed) = self.listed.as_mut().and_then(|listed| listed[usize::from(queue)].pop_front()) {
+            (ask.kind, ask.sector, ask.sectors) = (listed.kind, listed.sector, listed.sectors);
+        }
+        if ask.kind.changes_content() {
+            self.versions += 1;
+            ask.version = self.versions;
+        }
+        ask
     }
 
     fn plain_read(sector: u64, sectors: u32) -> Ask {
-        Ask { kind: Kind::Read, sector, sectors, version: 0, unmap: false, style: LayoutStyle::Plain }
+        let (kind, style) = (Kind::Read, LayoutStyle::Plain);
+        Ask { kind, sector, sectors, version: 0, unmap: false, style, of_load: false }
     }
 
     /// The next request's id.

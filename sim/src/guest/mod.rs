@@ -8,6 +8,7 @@
 //! What may go wrong with a guest, here: nothing. It is a good driver; what a bad one does is in `hostile`.
 
 pub mod device;
+pub mod listed;
 pub mod memory;
 pub mod queue;
 pub mod request;

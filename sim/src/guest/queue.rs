@@ -198,7 +198,7 @@ impl<W: Window, N: Notifier> Queue<W, N> {
                     self.state = State::Awake;
                     return Step::Worked;
                 }
-                let pausing = now < self.pause_until && device.has_more();
+                let pausing = now < self.pause_until && device.has_more(self.index);
                 if pausing && self.rng.chance(1, 2) {
                     // Stepped before its time, so the world is between two accesses of the device: a pause may end there
                     // as well as anywhere, and a kick at that very place is what a sleeping device must not lose.
@@ -227,7 +227,7 @@ impl<W: Window, N: Notifier> Queue<W, N> {
                 let needed = if table.is_some() { direct + 1 } else { pieces };
                 self.ring.as_ref().is_some_and(|ring| usize::from(ring.free()) >= needed)
             }
-            None => device.has_more(),
+            None => device.has_more(self.index),
         };
         now >= self.pause_until && room && ready
     }
@@ -277,7 +277,7 @@ impl<W: Window, N: Notifier> Queue<W, N> {
             Some(waiting) => waiting,
             None => {
                 let slot = self.free_slots.pop().expect("fewer are out than there are slots");
-                let ask = device.draw(&mut self.rng);
+                let ask = device.draw(self.index, &mut self.rng);
                 let indirect = device.features.indirect && self.rng.chance(device.workload.indirect, 256);
                 let (direct, table) = self.slots[usize::from(slot)].prepare(
                     &self.memory,
@@ -310,6 +310,7 @@ impl<W: Window, N: Notifier> Queue<W, N> {
             sector: request.ask.sector,
             sectors: request.ask.sectors,
             version: request.ask.version,
+            of_load: request.ask.of_load,
             writable: request.writable_bytes,
             cache: request.cache,
             buffers: &request.buffers,

@@ -73,6 +73,8 @@ pub struct Ask {
     pub unmap: bool,
     /// How its chain looks.
     pub style: LayoutStyle,
+    /// Whether it is of the guest's load, and no firmware's or verifying read.
+    pub of_load: bool,
 }
 
 /// One request that can be out: what it asks, and its memory. Reused, so that an I/O allocates nothing.
@@ -129,6 +131,7 @@ impl Slot {
                 version: 0,
                 unmap: false,
                 style: LayoutStyle::Plain,
+                of_load: true,
             },
             id: RequestId(0),
             submitted_at: Instant(0),

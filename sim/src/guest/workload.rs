@@ -61,8 +61,8 @@ pub struct Offer {
 }
 
 impl Workload {
-    /// Draws the next request. `version` counts the content-changing requests of the device.
-    pub fn draw(&self, offer: &Offer, version: &mut u32, rng: &mut Rng) -> Ask {
+    /// Draws the next request, whose version is the device's to give.
+    pub fn draw(&self, offer: &Offer, rng: &mut Rng) -> Ask {
         let kind = self.draw_kind(offer, rng);
         let style = if rng.chance(self.odd_layout, 256) {
             LayoutStyle::Anyhow
@@ -78,13 +78,7 @@ impl Workload {
                 (rng.below(offer.capacity - u64::from(sectors) + 1), sectors)
             }
         };
-        let version = if kind.changes_content() {
-            *version += 1;
-            *version
-        } else {
-            0
-        };
-        Ask { kind, sector, sectors, version, unmap: rng.chance(1, 2), style }
+        Ask { kind, sector, sectors, version: 0, unmap: rng.chance(1, 2), style, of_load: true }
     }
 
     fn draw_kind(&self, offer: &Offer, rng: &mut Rng) -> Kind {
