@@ -64,7 +64,7 @@ impl Bench {
         let bdev: Arc<dyn Bdev<HostPlatform>> =
             Arc::new(NullBdev::new("Null0".into(), [0; 16], 512, 512, 1 << 21, platform.cores()));
         let channel = bdev.channel(platform).expect("a channel");
-        let options = BlkOptions { read_only: false, device: 0 };
+        let options = BlkOptions { read_only: false, packed_ring: false, device: 0 };
         let mut device = BlkDevice::new(platform.clone(), bdev, channel, options);
         device.set_features(VERSION_1 | EVENT_IDX | INDIRECT_DESC).expect("offered");
         let config = QueueConfig {
@@ -73,7 +73,7 @@ impl Bench {
             descriptors: part(0, 16 * u64::from(RING)),
             available: part(AVAILABLE, 6 + 2 * u64::from(RING)),
             used: part(USED, 6 + 8 * u64::from(RING)),
-            used_log: None,
+            log_addresses: None,
             inflight: Some(inflight.window()),
         };
         // The region must stay mapped as long as the queue runs: to the end of the process.

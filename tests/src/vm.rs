@@ -40,6 +40,8 @@ pub struct Disk {
     pub socket: PathBuf,
     /// Virtqueues that QEMU asks for; the guest driver uses at most one per CPU.
     pub queues: u16,
+    /// QEMU lets the driver use packed rings, where the back-end offers them.
+    pub packed: bool,
 }
 
 /// What to boot.
@@ -119,9 +121,11 @@ impl Machine {
             if lab.qemu_version(self.qemu) >= (9, 2) { "reconnect-ms=200" } else { "reconnect=1" };
         for (index, disk) in self.disks.iter().enumerate() {
             let (socket, queues) = (disk.socket.display(), disk.queues);
-            command
-                .args(["-chardev", &format!("socket,id=disk{index},path={socket},{reconnect}")])
-                .args(["-device", &format!("vhost-user-blk-pci,chardev=disk{index},num-queues={queues}")]);
+            let packed = if disk.packed { "on" } else { "off" };
+            command.args(["-chardev", &format!("socket,id=disk{index},path={socket},{reconnect}")]).args([
+                "-device",
+                &format!("vhost-user-blk-pci,chardev=disk{index},num-queues={queues},packed={packed}"),
+            ]);
         }
         command
     }

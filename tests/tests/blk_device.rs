@@ -31,7 +31,7 @@ impl Rig {
         let platform = ByHand::default();
         let bdev: Arc<dyn Bdev<ByHand>> = Arc::new(GateBdev(Gate::new(64)));
         let channel = bdev.channel(&platform).expect("a channel");
-        let options = BlkOptions { read_only: false, device: 0 };
+        let options = BlkOptions { read_only: false, packed_ring: false, device: 0 };
         let mut device = BlkDevice::new(platform.clone(), bdev, channel, options);
         device.set_features(features::VERSION_1).expect("offered");
         let len = 1 << 16;
@@ -64,7 +64,7 @@ impl Rig {
             descriptors: part(0, 128),
             available: part(AVAILABLE, 22),
             used: part(USED, 70),
-            used_log: None,
+            log_addresses: None,
             inflight: Some(self.region.window()),
         };
         self.device.start_queue(0, config)?;
@@ -140,7 +140,7 @@ impl Rings {
         let (platform, gate) = (ByHand::default(), Gate::new(64));
         let bdev: Arc<dyn Bdev<ByHand>> = Arc::new(GateBdev(gate.clone()));
         let channel = bdev.channel(&platform).expect("a channel");
-        let options = BlkOptions { read_only: false, device: 0 };
+        let options = BlkOptions { read_only: false, packed_ring: false, device: 0 };
         let mut device = BlkDevice::new(platform.clone(), bdev, channel, options);
         device.set_features(features::VERSION_1).expect("offered");
         let len = u64::from(rings) * Self::space(size);
@@ -158,7 +158,7 @@ impl Rings {
                 descriptors: part(0, descriptor_table_len(size)),
                 available: part(Self::available(size), available_len(size)),
                 used: part(Self::used_area(size), used_len(size)),
-                used_log: None,
+                log_addresses: None,
                 inflight: None,
             };
             this.device.start_queue(ring, config).expect("a good ring");

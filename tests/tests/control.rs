@@ -140,7 +140,8 @@ fn controllers_come_are_told_of_and_go() {
         assert_eq!(
             one["backend_specific"]["block"],
             json!({
-                "readonly": false, "bdev": "Null0", "transport": "vhost_user_blk", "shared": false,
+                "readonly": false, "bdev": "Null0", "transport": "vhost_user_blk", "packed_ring": false,
+                "shared": false,
             })
         );
         assert_eq!((&one["sessions"], &one["state"]), (&json!([]), &json!("serving")));

@@ -222,7 +222,7 @@ impl Subject {
         let gate = Gate::new(BLOCKS);
         let bdev: Arc<dyn Bdev<ByHand>> = Arc::new(GateBdev(gate.clone()));
         let channel = bdev.channel(&platform).expect("a channel");
-        let options = BlkOptions { read_only: false, device: 0 };
+        let options = BlkOptions { read_only: false, packed_ring: false, device: 0 };
         let mut device = BlkDevice::new(platform.clone(), bdev, channel, options);
         let wish = if event_idx { features::EVENT_IDX } else { 0 };
         device.set_features(features::VERSION_1 | features::INDIRECT_DESC | wish).expect("offered");
@@ -240,11 +240,11 @@ impl Subject {
         windows[0].write(USED + 2, &first.to_le_bytes());
         let config = QueueConfig {
             size,
-            base: first,
+            base: first.into(),
             descriptors: part(0, 16 * size_bytes),
             available: part(AVAILABLE, 6 + 2 * size_bytes),
             used: part(USED, 6 + 8 * size_bytes),
-            used_log: None,
+            log_addresses: None,
             inflight: None,
         };
         let call = tests::vhost::front_end::new_eventfd();

@@ -41,10 +41,16 @@ struct Scene {
     lab: Lab,
     target: Target,
     socket: PathBuf,
+    /// The controller offers packed rings.
+    packed: bool,
 }
 
 impl Scene {
     fn new(bdev: Bdev) -> Scene {
+        Self::with_rings(bdev, false)
+    }
+
+    fn with_rings(bdev: Bdev, packed: bool) -> Scene {
         let lab = Lab::open();
         let target = Target::start();
         let image = |target: &Target| target.image("disk", DISK_BYTES).display().to_string();
@@ -62,18 +68,27 @@ impl Scene {
                 json!({ "name": "disk0", "filename": image(&target), "block_size": BLOCK_BYTES }),
             ),
         };
-        let socket = target.serve("disk0", "vhost.0");
-        Scene { lab, target, socket }
+        target.call(
+            "vhost_create_blk_controller",
+            json!({ "ctrlr": "vhost.0", "dev_name": "disk0", "packed_ring": packed }),
+        );
+        let socket = target.path("vhost").join("vhost.0");
+        Scene { lab, target, socket, packed }
     }
 
-    /// A machine with as many CPUs as queues, which runs `script` with DISK, QUEUES and MIB set.
+    /// A machine with as many CPUs as queues, which runs `script` with DISK, QUEUES and MIB set, if its driver uses the
+    /// layout of rings that it should (feature bit 34, RING_PACKED).
     fn machine(&self, qemu: Qemu, queues: u16, script: &str) -> Machine {
         Machine {
             qemu,
             cpus: queues,
-            disks: vec![Disk { socket: self.socket.clone(), queues }],
+            disks: vec![Disk { socket: self.socket.clone(), queues, packed: self.packed }],
             reboots: false,
-            script: format!("DISK=vda QUEUES={queues} MIB=8\n{script}"),
+            script: format!(
+                "DISK=vda QUEUES={queues} MIB=8\n\
+                 [ $(cut -c35 /sys/block/vda/device/features) = {} ] || exit 34\n{script}",
+                u8::from(self.packed)
+            ),
         }
     }
 
@@ -162,9 +177,8 @@ impl Lives {
 }
 
 /// Runs a script in rounds while the target ends, and is started again, `ends` times. The guest must not notice.
-fn lives(bdev: Bdev, qemu: Qemu, queues: u16, script: &str, ends: u32, end: End) -> Lives {
+fn lives(mut scene: Scene, qemu: Qemu, queues: u16, script: &str, ends: u32, end: End) -> Lives {
     let mut draw = drawn();
-    let mut scene = Scene::new(bdev);
     let mut guest = scene.machine(qemu, queues, script).boot(&scene.lab);
     assert_eq!(guest.wait_mark("queues", BOOT_WAIT), queues.to_string());
     let mut lives = Lives::default();
@@ -202,8 +216,8 @@ fn lives(bdev: Bdev, qemu: Qemu, queues: u16, script: &str, ends: u32, end: End)
 }
 
 /// Rounds of verified writes during which the target is killed and started again `kills` times.
-fn verify_through_kills(bdev: Bdev, qemu: Qemu, queues: u16, kills: u32) {
-    let lives = lives(bdev, qemu, queues, include_str!("../vm/guest/fio-rounds.sh"), kills, End::Killed);
+fn verify_through_kills(scene: Scene, qemu: Qemu, queues: u16, kills: u32) {
+    let lives = lives(scene, qemu, queues, include_str!("../vm/guest/fio-rounds.sh"), kills, End::Killed);
     assert!(
         lives.replayed > 0,
         "no kill hit a request that the target had taken: this run has shown nothing"
@@ -211,14 +225,14 @@ fn verify_through_kills(bdev: Bdev, qemu: Qemu, queues: u16, kills: u32) {
 }
 
 /// The same with orderly ends: nothing is in flight at any of them, so nothing is replayed.
-fn verify_through_stops(bdev: Bdev, qemu: Qemu, queues: u16, stops: u32) {
-    let lives = lives(bdev, qemu, queues, include_str!("../vm/guest/fio-rounds.sh"), stops, End::Stopped);
+fn verify_through_stops(scene: Scene, qemu: Qemu, queues: u16, stops: u32) {
+    let lives = lives(scene, qemu, queues, include_str!("../vm/guest/fio-rounds.sh"), stops, End::Stopped);
     assert_eq!(lives.replayed, 0, "requests were left behind by a target that was to drain");
 }
 
 /// Zeroes and holes, compared byte by byte, beside a load, through kills.
 fn zeroes_through_kills(bdev: Bdev, qemu: Qemu, kills: u32) {
-    let lives = lives(bdev, qemu, 2, include_str!("../vm/guest/zeroes.sh"), kills, End::Killed);
+    let lives = lives(Scene::new(bdev), qemu, 2, include_str!("../vm/guest/zeroes.sh"), kills, End::Killed);
     assert!(lives.zeroes > 0 && lives.discards > 0, "the guest asked for neither: {lives:?}");
     assert!(
         lives.replayed > 0,
@@ -259,31 +273,50 @@ fn verify_aio_on_two_queues() {
 #[test]
 #[ignore = "needs QEMU and a guest kernel; run: tests/vm/run"]
 fn twenty_kills_on_two_queues() {
-    verify_through_kills(Bdev::Uring, Qemu::Debian12, 2, 20);
+    verify_through_kills(Scene::new(Bdev::Uring), Qemu::Debian12, 2, 20);
 }
 
 #[test]
 #[ignore = "needs QEMU and a guest kernel; run: tests/vm/run"]
 fn twenty_kills_on_four_queues_newer_qemu() {
-    verify_through_kills(Bdev::Uring, Qemu::Debian13Backports, 4, 20);
+    verify_through_kills(Scene::new(Bdev::Uring), Qemu::Debian13Backports, 4, 20);
 }
 
 #[test]
 #[ignore = "needs QEMU and a guest kernel; run: tests/vm/run"]
 fn five_kills_of_an_aio_disk() {
-    verify_through_kills(Bdev::Aio, Qemu::Debian12, 2, 5);
+    verify_through_kills(Scene::new(Bdev::Aio), Qemu::Debian12, 2, 5);
+}
+
+/// After a kill QEMU knows nothing of where a packed ring stands, so everything comes from the inflight region.
+#[test]
+#[ignore = "needs QEMU and a guest kernel; run: tests/vm/run"]
+fn twenty_kills_of_packed_rings() {
+    verify_through_kills(Scene::with_rings(Bdev::Uring, true), Qemu::Debian12, 2, 20);
+}
+
+#[test]
+#[ignore = "needs QEMU and a guest kernel; run: tests/vm/run"]
+fn twenty_kills_of_packed_rings_newer_qemu() {
+    verify_through_kills(Scene::with_rings(Bdev::Uring, true), Qemu::Debian13Backports, 4, 20);
+}
+
+#[test]
+#[ignore = "needs QEMU and a guest kernel; run: tests/vm/run"]
+fn five_stops_of_packed_rings() {
+    verify_through_stops(Scene::with_rings(Bdev::Uring, true), Qemu::Debian12, 2, 5);
 }
 
 #[test]
 #[ignore = "needs QEMU and a guest kernel; run: tests/vm/run"]
 fn ten_stops_on_two_queues() {
-    verify_through_stops(Bdev::Uring, Qemu::Debian12, 2, 10);
+    verify_through_stops(Scene::new(Bdev::Uring), Qemu::Debian12, 2, 10);
 }
 
 #[test]
 #[ignore = "needs QEMU and a guest kernel; run: tests/vm/run"]
 fn ten_stops_of_an_aio_disk_newer_qemu() {
-    verify_through_stops(Bdev::Aio, Qemu::Debian13Backports, 2, 10);
+    verify_through_stops(Scene::new(Bdev::Aio), Qemu::Debian13Backports, 2, 10);
 }
 
 #[test]
@@ -391,7 +424,8 @@ fn features(qemu: Qemu) {
         json!({ "ctrlr": "vhost.1", "dev_name": "fixed", "readonly": true }),
     );
     let mut machine = scene.machine(qemu, 2, include_str!("../vm/guest/features.sh"));
-    machine.disks.push(Disk { socket: scene.target.path("vhost").join("vhost.1"), queues: 2 });
+    let socket = scene.target.path("vhost").join("vhost.1");
+    machine.disks.push(Disk { socket, queues: 2, packed: false });
     let mut guest = machine.boot(&scene.lab);
     assert_ne!(guest.wait_mark("serial", BOOT_WAIT), "");
 

@@ -186,7 +186,7 @@ pub struct ControllerView<'a> {
 /// One entry of `vhost_get_controllers`.
 #[must_use]
 pub fn controller(view: &ControllerView<'_>) -> Value {
-    let ControllerConfig { name, bdev, read_only, shared, .. } = view.config;
+    let ControllerConfig { name, bdev, read_only, packed_ring, shared, .. } = view.config;
     let (standing, reason) = view.standing;
     let mut entry = json!({
         "ctrlr": name,
@@ -201,6 +201,7 @@ pub fn controller(view: &ControllerView<'_>) -> Value {
                 "readonly": read_only,
                 "bdev": if view.has_bdev { json!(bdev) } else { Value::Null },
                 "transport": TRANSPORT,
+                "packed_ring": packed_ring,
                 "shared": shared,
             },
         },

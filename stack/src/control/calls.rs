@@ -312,10 +312,10 @@ fn controller_create(params: &mut Params) -> RpcResult<Call> {
     if let Some(mask) = &cpumask {
         cpumask::parse(mask).map_err(|error| RpcError::params(format!("Invalid parameters: {error}")))?;
     }
-    params.ignored("packed_ring", false)?;
+    let packed_ring = params.boolean("packed_ring", false)?;
     params.ignored("transport", TRANSPORT)?;
     let shared = params.boolean("shared", false)?;
-    Ok(Call::CreateController(ControllerConfig { name, bdev, read_only, shared, cpumask }))
+    Ok(Call::CreateController(ControllerConfig { name, bdev, read_only, packed_ring, shared, cpumask }))
 }
 
 /// The name of a new controller, which becomes a file's name.
@@ -413,7 +413,6 @@ mod tests {
             ("bdev_uring_create", json!({"filename":"/d","name":"u","readonly":true})),
             ("bdev_aio_create", json!({"filename":"/d","name":"a","nowait":true})),
             ("vhost_create_blk_controller", json!({"ctrlr":"../x","dev_name":"n"})),
-            ("vhost_create_blk_controller", json!({"ctrlr":"x","dev_name":"n","packed_ring":true})),
             ("vhost_create_blk_controller", json!({"ctrlr":"x","dev_name":"n","cpumask":"q"})),
             ("vhost_create_blk_controller", json!({"ctrlr":"x","dev_name":"n","transport":"vfiouser"})),
             ("bdev_get_iostat", json!({"name":"a","names":["a"]})),

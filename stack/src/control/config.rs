@@ -102,6 +102,8 @@ pub struct ControllerConfig {
     pub bdev: String,
     /// Writes are refused.
     pub read_only: bool,
+    /// Packed rings are offered to drivers.
+    pub packed_ring: bool,
     /// It shares the bdev with other controllers that share it, too.
     pub shared: bool,
     /// The processors that it may run on, as they were asked for.
@@ -317,6 +319,9 @@ fn controller_call(controller: &ControllerConfig) -> Value {
     if let Some(mask) = &controller.cpumask {
         params.insert("cpumask".into(), mask.clone().into());
     }
+    if controller.packed_ring {
+        params.insert("packed_ring".into(), true.into());
+    }
     // Not SPDK's: there only where it was asked for.
     if controller.shared {
         params.insert("shared".into(), true.into());
@@ -351,6 +356,7 @@ mod tests {
             name: name.into(),
             bdev: "disk1".into(),
             read_only: shared,
+            packed_ring: shared,
             shared,
             cpumask: cpumask.map(String::from),
         };

@@ -175,6 +175,7 @@ impl<P: Platform> Controllers<P> {
             socket_options,
             bdev,
             read_only: entry.config.read_only,
+            packed_ring: entry.config.packed_ring,
             // The recorder's field is narrow; two of 65536 controllers made one after the other share a number.
             device: number as u16,
         };

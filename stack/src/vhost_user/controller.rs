@@ -35,6 +35,8 @@ pub struct ControllerConfig<P: Platform> {
     pub bdev: Arc<dyn Bdev<P>>,
     /// Refuse writes, whatever the bdev allows.
     pub read_only: bool,
+    /// Packed rings are offered to drivers.
+    pub packed_ring: bool,
     /// Its number in the flight recorder.
     pub device: u16,
 }
@@ -62,11 +64,19 @@ impl<P: Platform> Controller<P> {
     /// A controller that listens. Called on the core that it will live on. Errors: those of [`Bdev::channel`] and of
     /// [`Platform::listen`].
     pub fn new(platform: P, config: ControllerConfig<P>) -> runtime::Result<Self> {
-        let ControllerConfig { name, socket_path: path, socket_options, bdev, read_only, device } = config;
+        let ControllerConfig {
+            name,
+            socket_path: path,
+            socket_options,
+            bdev,
+            read_only,
+            packed_ring,
+            device,
+        } = config;
         let channel = bdev.channel(&platform).inspect_err(|error| {
             error!(controller = %name, bdev = bdev.name(), %error, "the bdev cannot be used on this core");
         })?;
-        let options = BlkOptions { read_only, device };
+        let options = BlkOptions { read_only, packed_ring, device };
         let blk = BlkDevice::new(platform.clone(), bdev, channel, options);
         // Last: from here on somebody may connect, and is answered.
         let listener = platform.listen(&path, &socket_options).inspect_err(|error| {

@@ -4,12 +4,15 @@
 //! asks for one), or mapped again as the front-end gives it back. A description that does not fit is refused before
 //! anything is mapped. A ring keeps the region alive that it was started with, whatever the front-end sets later.
 //!
+//! Which layout of rings the parts are for follows from the features that the driver has accepted by then, which the
+//! specification does not say and QEMU, since version 5.2, makes sure of.
+//!
 //! Behind the parts of the rings stands what else the device keeps for its next life ([`KEPT_LEN`] bytes). A region of
 //! another back-end, which a front-end may bring along, ends before it.
 
 use super::wire::InflightDescription;
 use crate::virtio::blk::KEPT_LEN;
-use crate::virtio::inflight::{self, queue_region_len};
+use crate::virtio::{Layout, inflight};
 use core::fmt;
 use runtime::{Access, Handle, Memory, Platform, Window};
 
@@ -47,8 +50,8 @@ impl fmt::Display for RegionError {
 const ALIGNMENT: u64 = 8;
 
 /// Bytes that the rings of a description need.
-fn needed(description: &InflightDescription) -> u64 {
-    queue_region_len(description.queue_size) * u64::from(description.num_queues)
+fn needed(description: &InflightDescription, layout: Layout) -> u64 {
+    layout.inflight_len(description.queue_size) * u64::from(description.num_queues)
 }
 
 /// Makes a fresh region for a front-end: its description, and the handle to send. The front-end keeps it and gives it
@@ -57,8 +60,9 @@ pub(super) fn create<P: Platform>(
     platform: &P,
     name: &str,
     asked: &InflightDescription,
+    layout: Layout,
 ) -> Result<(InflightDescription, P::Handle), RegionError> {
-    let mmap_size = needed(asked) + KEPT_LEN;
+    let mmap_size = needed(asked, layout) + KEPT_LEN;
     let memory = platform.shared_memory(name, mmap_size).map_err(RegionError::Platform)?;
     let handle = memory.handle().map_err(RegionError::Platform)?;
     Ok((InflightDescription { mmap_size, mmap_offset: 0, ..*asked }, handle))
@@ -69,12 +73,17 @@ pub(super) struct InflightRegion<P: Platform> {
     memory: P::Memory,
     num_queues: u16,
     part_len: u64,
+    layout: Layout,
 }
 
 impl<P: Platform> InflightRegion<P> {
     /// Maps what the rings of the description need, what the device keeps behind them if it is there, and no more.
-    pub(super) fn map(description: &InflightDescription, handle: &P::Handle) -> Result<Self, RegionError> {
-        let (found, needed) = (description.mmap_size, needed(description));
+    pub(super) fn map(
+        description: &InflightDescription,
+        layout: Layout,
+        handle: &P::Handle,
+    ) -> Result<Self, RegionError> {
+        let (found, needed) = (description.mmap_size, needed(description, layout));
         if found < needed {
             return Err(RegionError::TooSmall { found, needed });
         }
@@ -84,8 +93,13 @@ impl<P: Platform> InflightRegion<P> {
         if !memory.window().is_aligned(ALIGNMENT) {
             return Err(RegionError::Misaligned);
         }
-        let part_len = queue_region_len(description.queue_size);
-        Ok(Self { memory, num_queues: description.num_queues, part_len })
+        let part_len = layout.inflight_len(description.queue_size);
+        Ok(Self { memory, num_queues: description.num_queues, part_len, layout })
+    }
+
+    /// The layout of rings that it was made for.
+    pub(super) fn layout(&self) -> Layout {
+        self.layout
     }
 
     /// The part of a ring; `None` for a ring that the region was not made for.

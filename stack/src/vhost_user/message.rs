@@ -55,8 +55,8 @@ pub enum Message {
     SetVringBase {
         /// The ring.
         index: u16,
-        /// The next available index.
-        base: u16,
+        /// Where it goes on: the next available index; packed, the next available position and, above it, the next used.
+        base: u32,
     },
     /// `GET_VRING_BASE`: the ring
     GetVringBase(u16),
@@ -314,12 +314,8 @@ impl Message {
                 Self::SetVringAddr { index, address }
             }
             Request::SetVringBase => {
-                // The upper half is zero for a split ring; QEMU fills it for a packed one, which is not offered.
+                // The upper half is zero for a split ring, and the used position for a packed one.
                 let (index, base) = decode_vring_state(payload)?;
-                let Ok(base) = u16::try_from(base) else {
-                    let field = "the ring's base";
-                    return Err(MessageError::Field { field, found: base.into(), allowed: "0 to 65535" });
-                };
                 Self::SetVringBase { index, base }
             }
             Request::GetVringBase => Self::GetVringBase(decode_vring_state(payload)?.0),
@@ -525,7 +521,6 @@ mod tests {
             (Request::SetVringNum, bytes(&[0, 0]), 0, "the ring's size is 0x0"),
             (Request::SetVringNum, bytes(&[0, 3]), 0, "the ring's size is 0x3"),
             (Request::SetVringNum, bytes(&[0, 65536]), 0, "the ring's size is 0x10000"),
-            (Request::SetVringBase, bytes(&[0, 65536]), 0, "the ring's base is 0x10000"),
             (Request::SetVringAddr, address(128, 0), 0, "the ring's index is 0x80"),
             (Request::SetVringAddr, address(0, 2), 0, "the ring's flags is 0x2"),
             (Request::GetVringBase, bytes(&[200, 0]), 0, "the ring's index is 0xc8"),

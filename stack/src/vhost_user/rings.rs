@@ -15,7 +15,7 @@ use super::inflight_region::InflightRegion;
 use super::wire::VringAddress;
 use crate::virtio::blk::{BlkDevice, MAX_QUEUES, QueueConfig, QueueError};
 use crate::virtio::memory::GuestMemory;
-use crate::virtio::split::{available_len, descriptor_table_len, used_len};
+use crate::virtio::{Layout, LogAddresses};
 use alloc::boxed::Box;
 use alloc::rc::Rc;
 use core::fmt;
@@ -50,7 +50,8 @@ struct Areas<P: Platform> {
 /// One ring, as far as the front-end described it.
 struct Ring<P: Platform> {
     size: Option<u16>,
-    base: u16,
+    /// `None`: the beginning.
+    base: Option<u32>,
     address: Option<VringAddress>,
     /// It was given a kick since it was stopped last.
     kicked: bool,
@@ -67,7 +68,7 @@ impl<P: Platform> Default for Ring<P> {
     fn default() -> Self {
         Self {
             size: None,
-            base: 0,
+            base: None,
             address: None,
             kicked: false,
             enabled: false,
@@ -80,16 +81,28 @@ impl<P: Platform> Default for Ring<P> {
 
 impl<P: Platform> Ring<P> {
     /// The areas, if the ring was described whole and lies in guest memory. `Err`: not in guest memory.
-    fn areas(&self, memory: &GuestMemory<P>) -> Result<Option<(u16, VringAddress, Areas<P>)>, ()> {
+    fn areas(
+        &self,
+        layout: Layout,
+        memory: &GuestMemory<P>,
+    ) -> Result<Option<(u16, VringAddress, Areas<P>)>, ()> {
         let (Some(size), Some(address)) = (self.size, self.address) else { return Ok(None) };
         let window = |at, len| memory.by_user_address(at, len).ok_or(());
+        let [descriptors, available, used] = layout.area_lens(size);
         let areas = Areas {
-            descriptors: window(address.descriptors, descriptor_table_len(size))?,
-            available: window(address.available, available_len(size))?,
-            used: window(address.used, used_len(size))?,
+            descriptors: window(address.descriptors, descriptors)?,
+            available: window(address.available, available)?,
+            used: window(address.used, used)?,
         };
         Ok(Some((size, address, areas)))
     }
+}
+
+/// Where writes to a ring are logged, if its front-end asked for it. A split ring's descriptors are never written; those
+/// of a packed one lie where guest memory has them, since the front-end's address is that of the device area.
+fn log_addresses<P: Platform>(address: &VringAddress, memory: &GuestMemory<P>) -> Option<LogAddresses> {
+    let device = address.used_log()?;
+    Some(LogAddresses { descriptors: memory.guest_of_user(address.descriptors), device })
 }
 
 /// All rings of a session.
@@ -129,14 +142,14 @@ impl<P: Platform> Rings<P> {
     pub(super) fn set_base(
         &mut self,
         index: u16,
-        base: u16,
+        base: u32,
         device: &BlkDevice<P>,
     ) -> Result<(), RingRefusal> {
         if device.is_started(index) {
             return Err(RingRefusal::Runs);
         }
         let ring = self.ring(index);
-        (ring.base, ring.failed) = (base, false);
+        (ring.base, ring.failed) = (Some(base), false);
         Ok(())
     }
 
@@ -145,6 +158,7 @@ impl<P: Platform> Rings<P> {
         &mut self,
         index: u16,
         address: VringAddress,
+        memory: &GuestMemory<P>,
         device: &mut BlkDevice<P>,
     ) -> Result<(), RingRefusal> {
         let ring = self.ring(index);
@@ -152,7 +166,7 @@ impl<P: Platform> Rings<P> {
             if !ring.address.is_some_and(|old| old.same_areas(&address)) {
                 return Err(RingRefusal::Runs);
             }
-            device.set_used_log(index, address.used_log());
+            device.set_log_addresses(index, log_addresses(&address, memory));
         }
         (ring.address, ring.failed, ring.missing_said) = (Some(address), false, false);
         Ok(())
@@ -187,7 +201,10 @@ impl<P: Platform> Rings<P> {
     pub(super) fn is_any_ready(&self, memory: &GuestMemory<P>, device: &BlkDevice<P>) -> bool {
         device.has_features()
             && self.rings.iter().any(|ring| {
-                ring.kicked && ring.enabled && !ring.failed && matches!(ring.areas(memory), Ok(Some(_)))
+                ring.kicked
+                    && ring.enabled
+                    && !ring.failed
+                    && matches!(ring.areas(device.layout(), memory), Ok(Some(_)))
             })
     }
 
@@ -223,7 +240,7 @@ impl<P: Platform> Rings<P> {
         let own = self.ring(index).inflight.clone();
         let inflight = own.or_else(|| self.inflight.clone());
         let ring = self.ring(index);
-        let (size, address, areas) = match ring.areas(memory) {
+        let (size, address, areas) = match ring.areas(device.layout(), memory) {
             Ok(Some(described)) => described,
             Ok(None) => return Ok(()),
             Err(()) => {
@@ -240,17 +257,22 @@ impl<P: Platform> Rings<P> {
         }
         let tracked = part.is_some();
         let Areas { descriptors, available, used } = areas;
-        let used_log = address.used_log();
-        let config =
-            QueueConfig { size, base: ring.base, descriptors, available, used, used_log, inflight: part };
-        match device.start_queue(index, config) {
+        let base = ring.base.unwrap_or(device.layout().first_base());
+        let log_addresses = log_addresses(&address, memory);
+        let config = QueueConfig { size, base, descriptors, available, used, log_addresses, inflight: part };
+        let layouts = (inflight.as_ref().map_or(device.layout(), |region| region.layout()), device.layout());
+        let started = match layouts {
+            (region, ring) if region != ring => Err(QueueError::InflightLayout { region, ring }),
+            _ => device.start_queue(index, config),
+        };
+        match started {
             Ok(()) => {
-                info!(%controller, queue = index, size, base = ring.base, tracked, "the ring runs");
+                info!(%controller, queue = index, size, base, tracked, "the ring runs");
                 (ring.inflight, ring.missing_said) = (inflight, false);
                 Ok(())
             }
             Err(error) => {
-                error!(%controller, queue = index, size, base = ring.base, tracked, %error, "the ring cannot start");
+                error!(%controller, queue = index, size, base, tracked, %error, "the ring cannot start");
                 ring.failed = true;
                 device.signal_error(index);
                 Err(error)
@@ -274,16 +296,16 @@ impl<P: Platform> Rings<P> {
         device.begin_stop(index);
     }
 
-    /// The ring is drained: stops it, and gives its next available index. Its tracking ends with it.
-    pub(super) fn finish_stop(&mut self, index: u16, device: &mut BlkDevice<P>) -> u16 {
+    /// The ring is drained: stops it, and gives its base. Its tracking ends with it.
+    pub(super) fn finish_stop(&mut self, index: u16, device: &mut BlkDevice<P>) -> u32 {
         let started = device.is_started(index);
         let ring = self.ring(index);
         ring.kicked = false;
         device.set_kick(index, None);
         if started {
-            ring.base = device.finish_stop(index);
+            ring.base = Some(device.finish_stop(index));
         }
-        let base = ring.base;
+        let base = ring.base.unwrap_or(device.layout().first_base());
         // Also a ring that was described and never ran: what a dead life had taken from it must not come back in the
         // next one, should the front-end use the region again.
         if let Some(region) = ring.inflight.take().or_else(|| self.inflight.clone()) {
@@ -325,7 +347,7 @@ impl<P: Platform> Rings<P> {
             }
             let controller = self.controller.clone();
             let ring = self.ring(index);
-            let moved = match ring.areas(memory) {
+            let moved = match ring.areas(device.layout(), memory) {
                 Ok(Some((_, _, areas))) => {
                     device.rebase_queue(index, areas.descriptors, areas.available, areas.used).is_ok()
                 }
@@ -334,7 +356,7 @@ impl<P: Platform> Rings<P> {
             if !moved {
                 warn!(%controller, queue = index, "the ring's memory is gone; the ring waits for it");
                 // Nothing is in flight, so the tracking that the ring is started with again agrees with it.
-                ring.base = device.finish_stop(index);
+                ring.base = Some(device.finish_stop(index));
                 ring.missing_said = true;
             }
         }

@@ -358,7 +358,9 @@ impl<P: Platform> Session<P> {
             }
             Message::SetLogFd => self.log_notifier = take_notifier(&mut handles)?,
             Message::SetVringNum { index, size } => self.rings.set_size(index, size, device)?,
-            Message::SetVringAddr { index, address } => self.rings.set_address(index, address, device)?,
+            Message::SetVringAddr { index, address } => {
+                self.rings.set_address(index, address, &self.memory, device)?;
+            }
             Message::SetVringBase { index, base } => self.rings.set_base(index, base, device)?,
             Message::GetVringBase(index) => {
                 self.rings.begin_stop(index, &self.memory, device);
@@ -393,9 +395,11 @@ impl<P: Platform> Session<P> {
                 self.write_cache_shown = Some(device.writeback());
                 self.config.write_cache_known = true;
             }
-            Message::GetInflightFd(description, padded) => return Ok(self.get_inflight(&description, padded)),
+            Message::GetInflightFd(description, padded) => {
+                return Ok(self.get_inflight(&description, padded, device));
+            }
             Message::SetInflightFd(description) => {
-                let region = InflightRegion::map(&description, first(&handles)?)?;
+                let region = InflightRegion::map(&description, device.layout(), first(&handles)?)?;
                 let known = &mut self.config.write_cache_known;
                 *known |= device.keep_writeback_in(region.kept(), *known);
                 self.foreign_region = region.kept().is_none();
@@ -468,9 +472,14 @@ impl<P: Platform> Session<P> {
 
     /// A fresh inflight region. Where the host has no memory for one, the reply says a size of 0, and the front-end goes
     /// on without tracking.
-    fn get_inflight(&mut self, asked: &InflightDescription, padded: bool) -> Outcome<P> {
+    fn get_inflight(
+        &mut self,
+        asked: &InflightDescription,
+        padded: bool,
+        device: &BlkDevice<P>,
+    ) -> Outcome<P> {
         let name = format!("reprise-inflight-{}", self.config.controller);
-        match inflight_region::create(&self.platform, &name, asked) {
+        match inflight_region::create(&self.platform, &name, asked, device.layout()) {
             Ok((description, handle)) => {
                 Outcome::Payload(encode_inflight(&description, padded), Some(handle))
             }
@@ -502,7 +511,7 @@ impl<P: Platform> Session<P> {
     fn finish(&mut self, action: Action<P>, device: &mut BlkDevice<P>) -> Carried<P> {
         match action {
             Action::StopRing(index) => {
-                let num = self.rings.finish_stop(index, device).into();
+                let num = self.rings.finish_stop(index, device);
                 let state = VringState { index: index.into(), num };
                 return Ok(Outcome::Payload(state.encode().to_vec(), None));
             }

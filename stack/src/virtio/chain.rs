@@ -5,6 +5,7 @@
 //! back with a used length of 0 and the ring goes on. A walk is bounded by [`MAX_DESCRIPTORS`] in each table.
 
 use super::memory::GuestMemory;
+use super::packed::PackedDescriptor;
 use super::split::{DESCRIPTOR_SIZE, Descriptor};
 use crate::block::MAX_SEGMENTS;
 use alloc::vec::Vec;
@@ -69,9 +70,9 @@ impl<W> Default for Chain<W> {
 }
 
 impl<W: runtime::Window> Chain<W> {
-    /// Walks the chain that begins at `head`, replacing what was here.
+    /// Walks the chain of a split ring that begins at `head`, replacing what was here.
     #[inline]
-    pub(super) fn walk<P: Platform<Window = W>>(
+    pub(super) fn walk_split<P: Platform<Window = W>>(
         &mut self,
         descriptors: &W,
         size: u16,
@@ -79,10 +80,7 @@ impl<W: runtime::Window> Chain<W> {
         indirect_allowed: bool,
         memory: &GuestMemory<P>,
     ) -> Result<(), ChainError> {
-        self.readable.clear();
-        self.writable.clear();
-        self.writable_ranges.clear();
-        self.walked = 0;
+        self.clear();
         let (mut table, mut table_size, mut index) = (*descriptors, u32::from(size), head);
         let mut left = table_size.min(MAX_DESCRIPTORS);
         let mut indirect_allowed = indirect_allowed;
@@ -95,25 +93,13 @@ impl<W: runtime::Window> Chain<W> {
             self.walked += 1;
             let descriptor = Descriptor::load(&table, index);
             if descriptor.flags & Descriptor::INDIRECT != 0 {
-                let count = descriptor.len / DESCRIPTOR_SIZE as u32;
-                let whole = descriptor.len.is_multiple_of(DESCRIPTOR_SIZE as u32);
-                if !indirect_allowed
-                    || descriptor.flags & Descriptor::NEXT != 0
-                    || !whole
-                    || count == 0
-                    || count > MAX_DESCRIPTORS
-                {
-                    return Err(ChainError::Indirect);
-                }
-                table = memory
-                    .window(descriptor.address, u64::from(descriptor.len))
-                    .ok_or(ChainError::Unmapped)?;
+                let Descriptor { address, len, flags, .. } = descriptor;
+                let count = indirect_count(indirect_allowed, len, flags)?;
+                table = memory.window(address, u64::from(len)).ok_or(ChainError::Unmapped)?;
                 (table_size, left, index, indirect_allowed) = (count, count, 0, false);
                 continue;
             }
-            if descriptor.len > 0 {
-                self.add(&descriptor, memory)?;
-            }
+            self.add(descriptor.address, descriptor.len, descriptor.flags, memory)?;
             if descriptor.flags & Descriptor::NEXT == 0 {
                 return Ok(());
             }
@@ -124,14 +110,60 @@ impl<W: runtime::Window> Chain<W> {
         }
     }
 
+    /// Goes through the descriptors of a packed ring's request, replacing what was here. Only the last one may be
+    /// indirect; its table is used whole, in its order (section 2.8.7).
+    #[inline]
+    pub(super) fn walk_packed<P: Platform<Window = W>>(
+        &mut self,
+        descriptors: &[PackedDescriptor],
+        indirect_allowed: bool,
+        memory: &GuestMemory<P>,
+    ) -> Result<(), ChainError> {
+        self.clear();
+        if descriptors.len() > MAX_DESCRIPTORS as usize {
+            return Err(ChainError::TooManySegments);
+        }
+        for PackedDescriptor { address, len, flags, .. } in descriptors.iter().copied() {
+            self.walked += 1;
+            if flags & Descriptor::INDIRECT == 0 {
+                self.add(address, len, flags, memory)?;
+                continue;
+            }
+            let count = indirect_count(indirect_allowed, len, flags)?;
+            let table = memory.window(address, u64::from(len)).ok_or(ChainError::Unmapped)?;
+            for index in 0..count {
+                self.walked += 1;
+                let PackedDescriptor { address, len, flags, .. } =
+                    PackedDescriptor::load_indirect(&table, index as u16);
+                if flags & Descriptor::INDIRECT != 0 {
+                    return Err(ChainError::Indirect);
+                }
+                self.add(address, len, flags, memory)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        self.readable.clear();
+        self.writable.clear();
+        self.writable_ranges.clear();
+        self.walked = 0;
+    }
+
     #[inline]
     fn add<P: Platform<Window = W>>(
         &mut self,
-        descriptor: &Descriptor,
+        address: u64,
+        len: u32,
+        flags: u16,
         memory: &GuestMemory<P>,
     ) -> Result<(), ChainError> {
-        let (address, len) = (descriptor.address, u64::from(descriptor.len));
-        let windows = if descriptor.flags & Descriptor::WRITE != 0 {
+        if len == 0 {
+            return Ok(());
+        }
+        let len = u64::from(len);
+        let windows = if flags & Descriptor::WRITE != 0 {
             self.writable_ranges.push((address, len));
             &mut self.writable
         } else if self.writable.is_empty() {
@@ -148,4 +180,15 @@ impl<W: runtime::Window> Chain<W> {
         }
         Ok(())
     }
+}
+
+/// Entries of the table that an indirect descriptor names.
+#[inline]
+fn indirect_count(allowed: bool, len: u32, flags: u16) -> Result<u32, ChainError> {
+    let count = len / DESCRIPTOR_SIZE as u32;
+    let whole = len.is_multiple_of(DESCRIPTOR_SIZE as u32);
+    if !allowed || flags & Descriptor::NEXT != 0 || !whole || count == 0 || count > MAX_DESCRIPTORS {
+        return Err(ChainError::Indirect);
+    }
+    Ok(count)
 }

@@ -7,7 +7,10 @@ pub mod inflight;
 pub mod log;
 pub mod memory;
 pub mod packed;
+mod ring;
 pub mod split;
+
+pub use ring::{Layout, LogAddresses};
 
 /// Feature bits that belong to the transport and the rings (section 6).
 pub mod features {

@@ -298,13 +298,26 @@ impl<W: Window> PackedRing<W> {
         self.next_available.is_available(self.flags_at(self.next_available))
     }
 
-    /// Asks the driver not to notify: the ring is polled.
+    /// Asks the driver not to notify: the ring is polled. Whether something was written.
     #[inline]
-    pub fn disable_notifications(&mut self) {
-        if self.notifications_on {
-            self.notifications_on = false;
+    pub fn disable_notifications(&mut self) -> bool {
+        let writes = core::mem::replace(&mut self.notifications_on, false);
+        if writes {
             self.suppress(0, EVENT_DISABLE);
         }
+        writes
+    }
+
+    /// The byte ranges of the descriptor ring in which the last `count` places were given back, for the dirty log: two
+    /// where they wrap.
+    pub fn written(&self, count: u16) -> impl Iterator<Item = (u64, u64)> {
+        let before_wrap = count.saturating_sub(self.next_used.index);
+        let end = u64::from(self.next_used.index);
+        let (tail, front) = (u64::from(before_wrap), u64::from(count - before_wrap));
+        [(u64::from(self.size) - tail, tail), (end - front, front)]
+            .into_iter()
+            .filter(|(_, places)| *places > 0)
+            .map(|(first, places)| (DESCRIPTOR_SIZE * first, DESCRIPTOR_SIZE * places))
     }
 
     /// Both fields at once, so that the driver never sees one without the other.

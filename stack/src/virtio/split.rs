@@ -74,9 +74,10 @@ pub enum RingError {
     },
     /// The available ring names a head that the device has not given back yet.
     HeadInFlight(u16),
-    /// Packed: the positions to go on at are not in the ring, or further apart than it is long.
+    /// What is no place to go on at: packed, positions that are not in the ring or further apart than it is long; split,
+    /// a used index, which the ring itself has.
     Base {
-        /// The next available position, as bits.
+        /// The next available index, or position as bits.
         available: u16,
         /// The next used position, as bits.
         used: u16,

@@ -135,6 +135,6 @@ impl Layout for Split {
             life.tracking.batched(*head);
         }
         life.ring.publish();
-        life.tracking.published(&heads, life.ring.used_index());
+        life.tracking.published(heads.iter().copied(), life.ring.used_index());
     }
 }

@@ -56,6 +56,7 @@ impl Rig {
             socket_options: SocketOptions::default(),
             bdev: Arc::new(GateBdev(gate.clone())),
             read_only,
+            packed_ring: false,
             device: 0,
         };
         Controller::new(platform.clone(), config).expect("the controller listens")

@@ -20,6 +20,7 @@ use super::features as ring_features;
 use super::inflight::InflightError;
 use super::log::DirtyLog;
 use super::memory::GuestMemory;
+use super::ring::{Layout, LogAddresses};
 use super::split::{Areas, RingError};
 use crate::block::{Bdev, Channel, Completion, Geometry};
 use crate::events;
@@ -40,6 +41,8 @@ const KEPT_MAGIC: u64 = u64::from_le_bytes(*b"\0rpr-wce");
 pub struct BlkOptions {
     /// Refuse writes, whatever the bdev allows.
     pub read_only: bool,
+    /// Offer packed rings.
+    pub packed_ring: bool,
     /// The device's number in the flight recorder.
     pub device: u16,
 }
@@ -49,17 +52,18 @@ pub struct BlkOptions {
 pub struct QueueConfig<P: Platform> {
     /// Number of entries.
     pub size: u16,
-    /// The next available index, as the front-end has it (`SET_VRING_BASE`). An inflight region that tracked the ring
+    /// Where the ring goes on, as the front-end has it (`SET_VRING_BASE`): split, the next available index; packed, the
+    /// next available position and, in the upper half, the next used one. An inflight region that tracked the ring
     /// before knows better and wins.
-    pub base: u16,
-    /// The descriptor table.
+    pub base: u32,
+    /// The descriptor table; packed, the ring.
     pub descriptors: P::Window,
     /// The driver area.
     pub available: P::Window,
     /// The device area.
     pub used: P::Window,
-    /// Guest physical address of the device area, if writes to it are to be logged.
-    pub used_log: Option<u64>,
+    /// Where writes to the ring are to be logged, if they are.
+    pub log_addresses: Option<LogAddresses>,
     /// This queue's part of the inflight region.
     pub inflight: Option<P::Window>,
 }
@@ -77,6 +81,13 @@ pub enum QueueError {
     Ring(RingError),
     /// The inflight region.
     Inflight(InflightError),
+    /// The inflight region is laid out for other rings: the front-end had it before the driver's features.
+    InflightLayout {
+        /// What it is for.
+        region: Layout,
+        /// What the driver accepted.
+        ring: Layout,
+    },
 }
 
 impl From<RingError> for QueueError {
@@ -99,6 +110,9 @@ impl fmt::Display for QueueError {
             Self::Features => f.write_str("the features that the driver accepted are not known"),
             Self::Ring(error) => error.fmt(f),
             Self::Inflight(error) => error.fmt(f),
+            Self::InflightLayout { region, ring } => {
+                write!(f, "the inflight region is for {region:?} rings, the driver uses {ring:?} ones")
+            }
         }
     }
 }
@@ -216,6 +230,9 @@ impl<P: Platform> BlkDevice<P> {
             | features::TOPOLOGY
             | features::CONFIG_WCE
             | features::MQ;
+        if self.options.packed_ring {
+            offered |= ring_features::RING_PACKED;
+        }
         if self.geometry_read_only(&geometry) {
             return offered | features::RO;
         }
@@ -284,6 +301,12 @@ impl<P: Platform> BlkDevice<P> {
     #[must_use]
     pub fn has_features(&self) -> bool {
         self.features.is_some()
+    }
+
+    /// The layout of rings that the driver accepted; split until it is told.
+    #[must_use]
+    pub fn layout(&self) -> Layout {
+        Layout::of(self.features())
     }
 
     /// The driver is gone, and what it accepted with it. All queues are stopped.
@@ -373,10 +396,8 @@ impl<P: Platform> BlkDevice<P> {
             return Err(QueueError::Started);
         };
         let features = self.features.ok_or(QueueError::Features)?;
-        let event_idx = features & ring_features::EVENT_IDX != 0;
-        let indirect = features & ring_features::INDIRECT_DESC != 0;
-        let queue = Queue::start(index, config, event_idx, indirect)?;
-        self.record(events::Kind::QueueStarted, index, queue.size(), u64::from(queue.next_available()));
+        let queue = Queue::start(index, config, features)?;
+        self.record(events::Kind::QueueStarted, index, queue.size(), u64::from(queue.base()));
         for head in queue.backlog() {
             self.record(events::Kind::RequestReplayed, index, 0, u64::from(*head));
         }
@@ -448,10 +469,10 @@ impl<P: Platform> BlkDevice<P> {
         self.queue_mut(index).ok_or(QueueError::Index(index))?.rebase(areas).map_err(QueueError::from)
     }
 
-    /// Begins or ends logging of writes to a queue's device area.
-    pub fn set_used_log(&mut self, index: u16, address: Option<u64>) {
+    /// Begins or ends logging of writes to a queue's ring.
+    pub fn set_log_addresses(&mut self, index: u16, addresses: Option<LogAddresses>) {
         if let Some(queue) = self.queue_mut(index) {
-            queue.set_used_log(address);
+            queue.set_log_addresses(addresses);
         }
     }
 
@@ -501,9 +522,9 @@ impl<P: Platform> BlkDevice<P> {
         }
     }
 
-    /// Removes a queue that is drained, and gives its next available index. A notification that the driver is owed (it may
+    /// Removes a queue that is drained, and gives its base. A notification that the driver is owed (it may
     /// not have been told of what a dead life published) is given first: nobody else would give it.
-    pub fn finish_stop(&mut self, index: u16) -> u16 {
+    pub fn finish_stop(&mut self, index: u16) -> u32 {
         let Some(at) = self.find(index) else { return 0 };
         let Started { queue, .. } = self.started.remove(at);
         assert_eq!(queue.in_flight(), 0, "a queue is removed only when it is drained");
@@ -511,8 +532,8 @@ impl<P: Platform> BlkDevice<P> {
         {
             call.ring();
         }
-        self.record(events::Kind::QueueStopped, index, queue.size(), u64::from(queue.next_available()));
-        queue.next_available()
+        self.record(events::Kind::QueueStopped, index, queue.size(), u64::from(queue.base()));
+        queue.base()
     }
 
     /// A queue that stopped itself since the last call, and why.

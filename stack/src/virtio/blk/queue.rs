@@ -10,10 +10,11 @@ use super::slots::{MAX_IN_FLIGHT, Mark, Slots};
 use super::{Port, QueueConfig, QueueError};
 use crate::block::{Channel, Completion, Io, IoError, Op};
 use crate::events;
-use crate::virtio::inflight::{Recovered, SplitInflight};
+use crate::virtio::features as ring_features;
 use crate::virtio::log::DirtyLog;
 use crate::virtio::memory::GuestMemory;
-use crate::virtio::split::{Areas, RingError, SplitRing};
+use crate::virtio::ring::{Layout, LogAddresses, Ring, RingConfig, StartError, Started};
+use crate::virtio::split::{Areas, RingError};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -36,15 +37,14 @@ pub(super) struct Work<'a, P: Platform> {
 /// A started queue.
 pub(super) struct Queue<P: Platform> {
     index: u16,
-    ring: SplitRing<P::Window>,
+    ring: Ring<P::Window>,
     indirect: bool,
-    inflight: Option<SplitInflight<P::Window>>,
-    /// By head.
+    /// By number.
     marks: Box<[Mark]>,
-    /// Heads to submit, those that have a slot first: those for which the channel had no room, and recovered ones.
+    /// Requests to submit, those that have a slot first: those for which the channel had no room, and recovered ones.
     backlog: VecDeque<u16>,
-    /// Heads whose used entry was written since the last publication.
-    batch: Vec<u16>,
+    /// Requests that have ended since the last publication, and the bytes written to each.
+    batch: Vec<(u16, u32)>,
     /// Requests taken and not yet published.
     in_flight: u16,
     /// Tell the driver at the next publication, whatever it asked for: it may have been told by a life that is dead, or
@@ -52,36 +52,28 @@ pub(super) struct Queue<P: Platform> {
     notify: bool,
     /// Take no more.
     stopping: bool,
-    used_log: Option<u64>,
+    log_addresses: Option<LogAddresses>,
 }
 
 impl<P: Platform> Queue<P> {
     /// Starts the queue, and finalises recovery when there is an inflight region.
-    pub(super) fn start(
-        index: u16,
-        config: QueueConfig<P>,
-        event_idx: bool,
-        indirect: bool,
-    ) -> Result<Self, QueueError> {
-        let QueueConfig { size, base, descriptors, available, used, used_log, inflight } = config;
-        let areas = Areas { descriptors, available, used };
-        let mut ring = SplitRing::new(areas, size, event_idx, base)?;
-        let mut backlog = VecDeque::new();
-        let mut notify = false;
-        let mut tracking = None;
-        if let Some(region) = inflight {
-            let recovered: Recovered<_> = SplitInflight::recover(region, size, ring.used_index())?;
-            if recovered.tracked {
-                // What was taken is what was given back and what is in flight; the front-end's number knows less.
-                let taken = ring.used_index().wrapping_add(recovered.heads.len() as u16);
-                ring = SplitRing::new(areas, size, event_idx, taken)?;
-                // A region that claims more than the driver ever made available is found out before any of it is done.
-                ring.check_available()?;
-                notify = true;
-            }
-            backlog = recovered.heads.into();
-            tracking = Some(recovered.tracking);
-        }
+    pub(super) fn start(index: u16, config: QueueConfig<P>, features: u64) -> Result<Self, QueueError> {
+        let QueueConfig { size, base, descriptors, available, used, log_addresses, inflight } = config;
+        let Started { ring, recovered } = Ring::start(RingConfig {
+            layout: Layout::of(features),
+            areas: Areas { descriptors, available, used },
+            size,
+            base,
+            event_idx: features & ring_features::EVENT_IDX != 0,
+            inflight,
+        })
+        .map_err(|error| match error {
+            StartError::Ring(error) => QueueError::Ring(error),
+            StartError::Inflight(error) => QueueError::Inflight(error),
+        })?;
+        // The driver may not have been told of what a dead life gave back.
+        let notify = recovered.is_some();
+        let backlog = VecDeque::from(recovered.unwrap_or_default());
         let mut marks = alloc::vec![Mark::FREE; usize::from(size)].into_boxed_slice();
         for head in &backlog {
             marks[usize::from(*head)] = Mark::TAKEN;
@@ -89,15 +81,14 @@ impl<P: Platform> Queue<P> {
         Ok(Self {
             index,
             ring,
-            indirect,
-            inflight: tracking,
+            indirect: features & ring_features::INDIRECT_DESC != 0,
             marks,
             in_flight: backlog.len() as u16,
             backlog,
             batch: Vec::with_capacity(usize::from(size).min(MAX_IN_FLIGHT)),
             notify,
             stopping: false,
-            used_log,
+            log_addresses,
         })
     }
 
@@ -110,8 +101,9 @@ impl<P: Platform> Queue<P> {
         &self.backlog
     }
 
-    pub(super) fn next_available(&self) -> u16 {
-        self.ring.next_available()
+    /// Where the ring goes on, as vhost-user has it.
+    pub(super) fn base(&self) -> u32 {
+        self.ring.base()
     }
 
     pub(super) fn size(&self) -> u16 {
@@ -131,8 +123,8 @@ impl<P: Platform> Queue<P> {
         self.notify
     }
 
-    pub(super) fn set_used_log(&mut self, address: Option<u64>) {
-        self.used_log = address;
+    pub(super) fn set_log_addresses(&mut self, addresses: Option<LogAddresses>) {
+        self.log_addresses = addresses;
     }
 
     pub(super) fn rebase(&mut self, areas: Areas<P::Window>) -> Result<(), RingError> {
@@ -166,9 +158,7 @@ impl<P: Platform> Queue<P> {
             if *mark != Mark::FREE {
                 return Err(RingError::HeadInFlight(head));
             }
-            if let Some(inflight) = &mut self.inflight {
-                inflight.taken(head);
-            }
+            self.ring.track(head);
             *mark = Mark::TAKEN;
             self.in_flight += 1;
             any = true;
@@ -190,8 +180,7 @@ impl<P: Platform> Queue<P> {
         } else {
             let Some((taken, slot)) = work.slots.take() else { return false };
             let chain = &mut slot.chain;
-            let walked =
-                chain.walk(self.ring.descriptors(), self.ring.size(), head, self.indirect, work.memory);
+            let walked = self.ring.walk(head, chain, self.indirect, work.memory);
             work.budget.decoded(chain.walked);
             match walked.and_then(|()| decode(chain, &mut slot.ranges, work.rules)) {
                 Ok((status, request)) => {
@@ -297,14 +286,10 @@ impl<P: Platform> Queue<P> {
         self.give_back(head, written + 1);
     }
 
-    /// Writes the used entry; the driver sees it with the batch.
+    /// The request goes back to the driver with the batch.
     #[inline]
     fn give_back(&mut self, head: u16, len: u32) {
-        self.ring.push_used(head, len);
-        if let Some(inflight) = &mut self.inflight {
-            inflight.batched(head);
-        }
-        self.batch.push(head);
+        self.batch.push((head, len));
     }
 
     /// Publishes the batch and tells the driver if it wants to know. Whether there was anything.
@@ -313,27 +298,22 @@ impl<P: Platform> Queue<P> {
         if self.batch.is_empty() && !self.notify {
             return false;
         }
-        let before = self.ring.used_index();
         let published = !self.batch.is_empty();
+        let mut progress = self.ring.no_progress();
         if published {
-            self.ring.publish();
-            if let Some(inflight) = &mut self.inflight {
-                inflight.published(&self.batch, self.ring.used_index());
-            }
-            for head in &self.batch {
+            progress = self.ring.give_back(&self.batch);
+            for (head, _) in &self.batch {
                 self.marks[usize::from(*head)] = Mark::FREE;
             }
             self.in_flight -= self.batch.len() as u16;
             self.batch.clear();
-            if let (Some(log), Some(address)) = (work.log, self.used_log) {
-                for (offset, len) in self.ring.written_since(before) {
-                    log.mark(address.saturating_add(offset), len);
-                }
+            if let (Some(log), Some(addresses)) = (work.log, &self.log_addresses) {
+                self.ring.log_given_back(progress, log, addresses);
             }
         }
         // Without a notifier there is nobody to tell, and what is owed waits for one; that is no work.
         let Some(call) = &port.call else { return published };
-        if self.notify || self.ring.wants_notification(before) {
+        if self.notify || self.ring.wants_notification(progress) {
             self.notify = false;
             call.ring();
         }
@@ -352,9 +332,8 @@ impl<P: Platform> Queue<P> {
 
     /// Logs that the wish to be notified was written. At once: no publication may ever follow.
     fn log_wish(&self, log: Option<&DirtyLog<P>>) {
-        if let (Some(log), Some(address)) = (log, self.used_log) {
-            let (offset, len) = self.ring.wish();
-            log.mark(address.saturating_add(offset), len);
+        if let (Some(log), Some(addresses)) = (log, &self.log_addresses) {
+            self.ring.log_wish(log, addresses);
         }
     }
 

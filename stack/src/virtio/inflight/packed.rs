@@ -187,6 +187,13 @@ impl<W: Window> PackedInflight<W> {
         Ok(Recovered { tracking, tracked: true, used: at, requests })
     }
 
+    /// The number that the next request will have.
+    #[inline]
+    #[must_use]
+    pub const fn next_number(&self) -> u16 {
+        self.free_head
+    }
+
     /// A request was taken ("when receiving available buffers"): it gets entries, and its number.
     #[inline]
     pub fn taken(&mut self, descriptors: &[PackedDescriptor]) -> u16 {

@@ -147,9 +147,9 @@ impl<W: Window> SplitInflight<W> {
 
     /// The batch was published up to `used_index` (steps 6 and 7).
     #[inline]
-    pub fn published(&mut self, batch: &[u16], used_index: u16) {
+    pub fn published(&mut self, batch: impl Iterator<Item = u16>, used_index: u16) {
         for head in batch {
-            self.region.store_u8(offset_of(*head) + state::INFLIGHT, 0, Release);
+            self.region.store_u8(offset_of(head) + state::INFLIGHT, 0, Release);
         }
         self.region.store_u16(header::USED_IDX, used_index, Release);
     }
