@@ -84,6 +84,11 @@ kinds! {
     HostileGuest = "hostile-guest",
     /// A front-end does something malformed. Opportunity: a message. Parameter: which.
     HostileFrontEnd = "hostile-front-end",
+    /// A dead process's function goes on to reach memory. Opportunity: a death with a function open. Parameter:
+    /// nanoseconds after the death.
+    LateDma = "late-dma",
+    /// A reset of a PCI function fails. Opportunity: such a reset. Parameter: unused.
+    FunctionResetFails = "function-reset-fails",
 }
 
 /// One fault that struck or shall strike.

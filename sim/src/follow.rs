@@ -102,6 +102,11 @@ impl fmt::Display for Kept {
                 Record::Job => write!(f, "offloaded job {a} of process {b} ends"),
                 Record::Model => write!(f, "model notes {a:#x}, {b:#x}"),
                 Record::Fault => write!(f, "fault noted: {a}, {b}"),
+                Record::Register => {
+                    let (function, rest) = place(*a);
+                    let (len, offset) = (rest >> 36, rest & ((1 << 36) - 1));
+                    write!(f, "store of {len} bytes to function {function} at {offset:#x}: {b:#x}")
+                }
             },
         }
     }

@@ -34,6 +34,7 @@ pub(crate) struct Object {
 struct Mapping {
     object: u32,
     start: u64,
+    len: u64,
     /// The process that made it; `None` for guests and front-ends.
     process: Option<u32>,
     live: bool,
@@ -42,8 +43,16 @@ struct Mapping {
     lost: bool,
 }
 
+/// Where a store goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Object(u32),
+    /// The registers of a function.
+    Function(u32),
+}
+
 struct Buffered {
-    object: u32,
+    target: Target,
     len: u8,
     offset: u64,
     value: u64,
@@ -100,7 +109,7 @@ impl MemoryMap {
     }
 
     pub(crate) fn map(&mut self, object: u32, start: u64, len: u64, process: Option<u32>) -> SimWindow {
-        self.mappings.push(Mapping { object, start, process, live: true, writable: true, lost: false });
+        self.mappings.push(Mapping { object, start, len, process, live: true, writable: true, lost: false });
         SimWindow { mapping: self.mappings.len() as u32 - 1, start: 0, len }
     }
 
@@ -124,6 +133,12 @@ impl MemoryMap {
     pub(crate) fn place(&self, window: &SimWindow) -> (u32, u64) {
         let mapping = &self.mappings[window.mapping as usize];
         (mapping.object, mapping.start + window.start)
+    }
+
+    /// Whether a window is all of a mapping.
+    pub(crate) fn is_region(&self, window: &SimWindow) -> bool {
+        let mapping = &self.mappings[window.mapping as usize];
+        mapping.live && (window.start, window.len) == (0, mapping.len)
     }
 
     pub(crate) fn processor(&mut self) -> ProcessorId {
@@ -151,9 +166,16 @@ impl World {
     }
 
     fn land(&mut self, store: &Buffered) {
+        let object = match store.target {
+            Target::Object(object) => object,
+            Target::Function(function) => {
+                self.land_in_function(function, store.offset, store.len, store.value);
+                return;
+            }
+        };
         let (at, len) = (store.offset as usize, usize::from(store.len));
         // The owner may have shrunk the memory since the store was made.
-        let Some(target) = self.memory.objects[store.object as usize].bytes.get_mut(at..at + len) else {
+        let Some(target) = self.memory.objects[object as usize].bytes.get_mut(at..at + len) else {
             return;
         };
         let value = store.value.to_le_bytes();
@@ -163,7 +185,7 @@ impl World {
         if is_new {
             self.changed();
         }
-        let place = u64::from(store.object) << 40 | u64::from(store.len) << 36 | store.offset;
+        let place = u64::from(object) << 40 | u64::from(store.len) << 36 | store.offset;
         self.trace.add(Record::Store, place, store.value);
     }
 
@@ -278,7 +300,7 @@ impl World {
         let buffer = &memory.processors[processor.0 as usize].buffer;
         self.overtook = !buffer.is_empty();
         for store in buffer {
-            if store.object == object
+            if store.target == Target::Object(object)
                 && store.offset < at + u64::from(len)
                 && at < store.offset + u64::from(store.len)
             {
@@ -300,7 +322,26 @@ impl World {
             offset.is_multiple_of(u64::from(len)),
             "a store of {len} bytes at {offset:#x}, which is not aligned to it"
         );
-        let store = Buffered { object, len, offset, value };
+        self.put(Buffered { target: Target::Object(object), len, offset, value });
+    }
+
+    /// A store to a function's registers: it waits behind all that the processor stored before.
+    pub(crate) fn store_to_function(&mut self, function: u32, offset: u64, len: u8, value: u64) {
+        self.put(Buffered { target: Target::Function(function), len, offset, value });
+    }
+
+    /// Everything that the acting processor has stored up to its last store to a function's registers gets there.
+    pub(crate) fn drain_to_function(&mut self, function: u32) {
+        let Some(processor) = self.processor else { return };
+        let is_there = |store: &Buffered| store.target == Target::Function(function);
+        let last = self.memory.processors[processor.0 as usize].buffer.iter().rposition(is_there);
+        for _ in 0..last.map_or(0, |last| last + 1) {
+            self.land_one(processor);
+        }
+    }
+
+    /// A store of the acting processor, into its store buffer if it has one.
+    fn put(&mut self, store: Buffered) {
         match self.processor {
             Some(processor) if self.store_buffers => {
                 let buffer = &mut self.memory.processors[processor.0 as usize].buffer;
@@ -416,7 +457,12 @@ impl Window for SimWindow {
             world.drain_acting();
             let before = world.load(self, offset, 1) as u8;
             if let Some((object, at)) = world.begin(self, offset, 1, true) {
-                world.land(&Buffered { object, len: 1, offset: at, value: u64::from(before | bits) });
+                world.land(&Buffered {
+                    target: Target::Object(object),
+                    len: 1,
+                    offset: at,
+                    value: u64::from(before | bits),
+                });
             }
             before
         })
@@ -435,7 +481,7 @@ impl Window for SimWindow {
             );
             let Some(processor) = world.processor else { return };
             for store in &memory.processors[processor.0 as usize].buffer {
-                if store.object != object {
+                if store.target != Target::Object(object) {
                     continue;
                 }
                 for (index, byte) in store.value.to_le_bytes()[..usize::from(store.len)].iter().enumerate() {

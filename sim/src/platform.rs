@@ -6,6 +6,7 @@ use crate::mailbox::{self, SimReceiver, SimSender};
 use crate::memory::{SimMemory, SimWindow};
 use crate::notifier::SimNotifier;
 use crate::offload::SimJob;
+use crate::pci::SimPci;
 use crate::trace::Record;
 use crate::unix::{SimHandle, SimListener, SimStream};
 use crate::world::{self, Waiter};
@@ -24,6 +25,12 @@ pub struct SimPlatform {
 impl SimPlatform {
     pub(crate) fn of(core: u32) -> Self {
         Self { core }
+    }
+
+    /// The machine's PCI functions, as the process has them.
+    #[must_use]
+    pub fn pci(&self) -> SimPci {
+        SimPci::new(world::with(|world| world.cores[self.core as usize].process))
     }
 }
 

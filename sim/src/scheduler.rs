@@ -29,6 +29,8 @@ pub(crate) enum Event {
     Disk(u32),
     /// What waits in a processor's store buffer reaches memory.
     Drain(u32),
+    /// A function that a dead process had open is given back.
+    GiveBack(u32, u32),
 }
 
 /// The moments to come.
@@ -250,6 +252,7 @@ impl World {
         self.memory.unmap_process(process);
         self.sockets_of_dead(process);
         self.files_of_dead(process);
+        self.functions_of_dead(process);
     }
 
     /// A step costs this long: mostly a poll's time, sometimes as if the host had run something else.
@@ -287,6 +290,7 @@ pub fn power_loss(machine: u32) {
             world.end_life(*process, "without power");
         }
         world.power_loss_of_storage(machine);
+        world.functions_power_loss(machine);
         of_machine
     });
     processes.into_iter().for_each(bury);
@@ -669,6 +673,9 @@ pub fn run() -> End {
             Ok(Event::Job(job)) => crate::offload::run_job(job),
             Ok(Event::Disk(disk)) => world::with(|world| world.disk_event(disk)),
             Ok(Event::Drain(processor)) => world::with(|world| world.drain_event(processor)),
+            Ok(Event::GiveBack(function, process)) => {
+                world::with(|world| world.give_back(function, process));
+            }
         }
     }
 }

@@ -38,6 +38,8 @@ pub enum Record {
     Model = 11,
     /// A fault that struck.
     Fault = 12,
+    /// A store to a register that reached its function.
+    Register = 13,
 }
 
 /// The running hash.

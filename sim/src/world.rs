@@ -12,6 +12,7 @@ use crate::follow::{Followed, Follower};
 use crate::memory::{MemoryMap, ProcessorId, SimWindow};
 use crate::notifier::Eventfd;
 use crate::offload::PendingJob;
+use crate::pci::Functions;
 use crate::platform::SimPlatform;
 use crate::rng::Rng;
 use crate::scheduler::{Core, Event, Queue};
@@ -207,6 +208,7 @@ pub struct World {
     pub(crate) memory: MemoryMap,
     pub(crate) machines: u32,
     pub(crate) storage: Storage,
+    pub(crate) pci: Functions,
     pub(crate) processes: Vec<Process>,
     pub(crate) cores: Vec<Core>,
     pub(crate) models: Vec<ModelSlot>,
@@ -264,6 +266,7 @@ pub fn create(seed: u64, temper: Temper, faults: Faults) {
         memory: MemoryMap::default(),
         machines: 0,
         storage: Storage::default(),
+        pci: Functions::default(),
         processes: Vec::new(),
         cores: Vec::new(),
         models: Vec::new(),
