@@ -144,8 +144,8 @@ pub trait PciFunction: Clone + Send + Sync + 'static {
     fn enable_vectors(&self, count: u16) -> Result<Vec<Self::Notifier>>;
 
     /// Resets the function as a whole. When it returns `Ok` the function has forgotten everything: nothing that it had
-    /// taken before reaches memory or media any more, its registers have their first values, bus mastering and interrupts
-    /// are off. On an error nothing may be believed of it. *Blocking*, up to some seconds. Errors: `Unsupported` (it
+    /// taken before reaches memory or media any more, its registers have their first values, memory space is on, bus
+    /// mastering and interrupts are off. On an error nothing may be believed of it. *Blocking*, up to some seconds. Errors: `Unsupported` (it
     /// cannot be reset alone), `Io`, `NotFound` (it was removed).
     fn reset(&self) -> Result<()>;
 }

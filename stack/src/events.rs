@@ -103,4 +103,14 @@ kinds! {
     TargetServes = 36, "target-serves", ["", "", ""];
     /// The target was asked to stop, or cannot go on.
     TargetStops = 37, "target-stops", ["", "", ""];
+    /// An NVMe controller is ready, for the first time or again.
+    NvmeReady = 48, "nvme-ready", ["", "queues", "namespaces"];
+    /// An I/O command takes too long, and the controller was asked to abort it.
+    NvmeAbort = 49, "nvme-abort", ["", "command", ""];
+    /// An NVMe controller is reset: it is disabled and enabled again.
+    NvmeReset = 50, "nvme-reset", ["", "", ""];
+    /// An NVMe controller's function is reset.
+    NvmeFunctionReset = 51, "nvme-function-reset", ["", "", ""];
+    /// An NVMe controller is given up.
+    NvmeFailed = 52, "nvme-failed", ["", "", ""];
 }

@@ -10,6 +10,7 @@ pub mod console;
 pub mod flat;
 pub mod image;
 pub mod message;
+pub mod nvme;
 pub mod operator;
 pub mod peer;
 pub mod target;

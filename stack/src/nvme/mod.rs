@@ -4,3 +4,4 @@
 //! Command Set Specification 1.0, "PCIe" before those of the PCIe Transport Specification 1.0.
 
 pub mod bits;
+pub mod driver;

@@ -1,0 +1,852 @@
+//! A small NVMe controller in memory, and the PCI function that it is. It acts when it is told to ([`Fake::step`]), on the
+//! thread of the test; what it shall do wrong stands in [`Orders`].
+//!
+//! It holds the driver to the rules: a command outside of what is legal, an address that is not mapped, a doorbell value
+//! beyond its queue, memory touched while bus mastering is off, all are faults of the test ([`Fake::wrongs`]).
+
+use super::transfer;
+use hw::{HostHandle, HostNotifier, HostWindow};
+use runtime::{
+    Access, Dma, Error, ErrorKind, Handle, Pci, PciAddress, PciFunction, PciRefused, Registers, Result,
+    Window,
+};
+use rustix::event::{EventfdFlags, eventfd};
+use stack::nvme::bits::{
+    AdminQueueAttributes, AsyncEvent, Capabilities, Command, Completion, Configuration, ControllerStatus,
+    DOORBELLS, DsmRange, Health, IDENTIFY_LEN, IdDescriptor, IdentifyController, IdentifyNamespace,
+    IdentifyNvmController, LbaFormat, PAGE, QueueCount, Status, admin, cns, doorbell, feature, io, log,
+    register,
+};
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Most regions that are mapped at a time.
+const REGIONS: usize = 16;
+/// Bytes of BAR 0.
+const BAR_LEN: u64 = 0x4000;
+
+/// What the process has mapped, as the functions see it. Device addresses are the process's own.
+#[derive(Default)]
+pub struct Host {
+    windows: Mutex<Vec<Option<HostWindow>>>,
+    /// First and last address plus one of each region; 0 and 0: none. Read with no lock.
+    bounds: [(AtomicU64, AtomicU64); REGIONS],
+    count: AtomicUsize,
+}
+
+impl Host {
+    fn find(&self, address: u64, len: u64) -> Option<HostWindow> {
+        let windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        windows.iter().flatten().find_map(|window| {
+            let offset = address.checked_sub(window.as_ptr() as u64)?;
+            window.slice(offset, len)
+        })
+    }
+
+    /// Reads memory at a device address; `None` where it is not mapped.
+    #[must_use]
+    pub fn read<const N: usize>(&self, address: u64) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        self.find(address, N as u64)?.read(0, &mut bytes);
+        Some(bytes)
+    }
+}
+
+/// The mappings of the process.
+#[derive(Clone)]
+pub struct FakeDma(Arc<Host>);
+
+/// A mapping; ends when it is dropped.
+pub struct FakeMapping {
+    host: Arc<Host>,
+    at: usize,
+}
+
+impl Dma for FakeDma {
+    type Window = HostWindow;
+    type Mapping = FakeMapping;
+
+    fn map(&self, region: HostWindow, _: Access) -> Result<FakeMapping> {
+        let mut windows = self.0.windows.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = windows.iter().position(Option::is_none).unwrap_or(windows.len());
+        if at == REGIONS {
+            return Err(ErrorKind::OutOfResources.into());
+        }
+        if at == windows.len() {
+            windows.push(None);
+        }
+        windows[at] = Some(region);
+        let start = region.as_ptr() as u64;
+        self.0.bounds[at].0.store(start, Relaxed);
+        self.0.bounds[at].1.store(start + region.len(), Release);
+        self.0.count.store(windows.len(), Release);
+        Ok(FakeMapping { host: Arc::clone(&self.0), at })
+    }
+
+    fn address(&self, window: &HostWindow) -> Option<u64> {
+        let start = window.as_ptr() as u64;
+        let bounds = &self.0.bounds[..self.0.count.load(Relaxed)];
+        bounds
+            .iter()
+            .any(|(first, end)| start >= first.load(Relaxed) && start + window.len() <= end.load(Relaxed))
+            .then_some(start)
+    }
+}
+
+impl Drop for FakeMapping {
+    fn drop(&mut self) {
+        self.host.windows.lock().unwrap_or_else(PoisonError::into_inner)[self.at] = None;
+        self.host.bounds[self.at].1.store(0, Release);
+        self.host.bounds[self.at].0.store(0, Release);
+    }
+}
+
+/// What the controller shall do wrong.
+#[derive(Clone, Debug, Default)]
+pub struct Orders {
+    /// CSTS.RDY never comes.
+    pub never_ready: bool,
+    /// CSTS.RDY never goes; a function reset helps.
+    pub never_stops: bool,
+    /// CSTS.CFS is set.
+    pub fatal: bool,
+    /// Every register reads all ones.
+    pub removed: bool,
+    /// Function resets fail.
+    pub no_function_reset: bool,
+    /// Opening the function is refused.
+    pub held: bool,
+    /// I/O commands are taken and never answered.
+    pub hold_io: bool,
+    /// Admin commands are taken and never answered.
+    pub hold_admin: bool,
+    /// Abort commands abort nothing.
+    pub abort_nothing: bool,
+    /// The next I/O commands end so.
+    pub statuses: VecDeque<Status>,
+    /// Admin commands of an opcode end so.
+    pub refuse_admin: Option<(u8, Status)>,
+    /// The next completion comes twice.
+    pub complete_twice: bool,
+    /// The next I/O completion names this command.
+    pub wrong_id: Option<u16>,
+    /// EventIdx is kept far away, and the shadow is looked at all the time: a controller that polls.
+    pub polls_shadow: bool,
+}
+
+/// A disk of the controller's.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    /// What Identify says of it.
+    pub identity: IdentifyNamespace,
+    /// Its UUID.
+    pub uuid: [u8; 16],
+    /// Its content.
+    pub bytes: Vec<u8>,
+}
+
+impl Disk {
+    /// A disk of `blocks` blocks of 2^`shift` bytes.
+    #[must_use]
+    pub fn new(shift: u32, blocks: u64) -> Self {
+        let mut identity = IdentifyNamespace { nsze: blocks, ncap: blocks, dlfeat: 9, ..Default::default() };
+        identity.lbaf[0] = LbaFormat::default().with_lbads(shift).0;
+        Self { identity, uuid: [shift as u8; 16], bytes: vec![0xee; (blocks << shift) as usize] }
+    }
+
+    fn block_size(&self) -> u64 {
+        1 << LbaFormat(self.identity.lbaf[0]).lbads()
+    }
+}
+
+struct Queue {
+    base: u64,
+    entries: u16,
+    /// Submissions: next to be taken. Completions: next to be given back.
+    head: u16,
+    /// Submissions: behind the last announced. Completions: next to be written.
+    tail: u16,
+    /// Completions: the phase that is being written.
+    phase: bool,
+    vector: Option<u16>,
+}
+
+/// The controller's inside.
+pub struct State {
+    /// What it shall do wrong.
+    pub orders: Orders,
+    /// Capabilities register.
+    pub capabilities: Capabilities,
+    /// What it says of itself.
+    pub identity: IdentifyController,
+    /// What it says of its NVM command set.
+    pub nvm_identity: IdentifyNvmController,
+    /// Its disks, by namespace.
+    pub disks: BTreeMap<u32, Disk>,
+    /// How many I/O queues it grants.
+    pub queues: u16,
+    /// Bytes of configuration space.
+    pub config: [u8; 64],
+    /// Opcodes of the I/O commands taken, in order, with their blocks.
+    pub taken: Vec<Command>,
+    /// Doorbells written, by place.
+    pub doorbells: u64,
+    /// How often it was enabled.
+    pub enables: u32,
+    /// How often its function was reset.
+    pub function_resets: u32,
+    /// Normal shutdowns.
+    pub shutdowns: u32,
+    /// Aborts asked for.
+    pub aborts: u32,
+    cc: Configuration,
+    csts: ControllerStatus,
+    aqa: AdminQueueAttributes,
+    asq: u64,
+    acq: u64,
+    submissions: BTreeMap<u16, Queue>,
+    completions: BTreeMap<u16, Queue>,
+    shadow: Option<(u64, u64)>,
+    events: Vec<u16>,
+    pending_events: VecDeque<AsyncEvent>,
+    held: Vec<(u16, u16)>,
+    bells: Vec<OwnedFd>,
+    wrongs: Vec<String>,
+}
+
+/// The controller, shared by its function and by the test.
+pub struct Fake {
+    state: Mutex<State>,
+    host: Arc<Host>,
+}
+
+impl Default for Fake {
+    fn default() -> Self {
+        let mut identity = IdentifyController {
+            vid: 0x1b36,
+            mdts: 5,
+            ver: 0x0002_0000,
+            oaes: 1 << 8,
+            oacs: IdentifyController::OACS_DOORBELL_BUFFER,
+            acl: 3,
+            aerl: 3,
+            sqes: 0x66,
+            cqes: 0x44,
+            nn: 8,
+            oncs: 0x000d,
+            vwc: 1,
+            cntrltype: 1,
+            ..Default::default()
+        };
+        identity.sn[..4].copy_from_slice(b"FAKE");
+        identity.mn[..10].copy_from_slice(b"Small disk");
+        let mut config = [0; 64];
+        config[9..12].copy_from_slice(&[2, 8, 1]);
+        let capabilities =
+            Capabilities::default().with_mqes(255).with_to(4).with_css(1).with_cqr(1).with_mpsmax(4);
+        let state = State {
+            orders: Orders::default(),
+            capabilities,
+            identity,
+            nvm_identity: IdentifyNvmController::default(),
+            disks: BTreeMap::from([(1, Disk::new(9, 4096))]),
+            queues: 4,
+            config,
+            taken: Vec::new(),
+            doorbells: 0,
+            enables: 0,
+            function_resets: 0,
+            shutdowns: 0,
+            aborts: 0,
+            cc: Configuration(0),
+            csts: ControllerStatus(0),
+            aqa: AdminQueueAttributes(0),
+            asq: 0,
+            acq: 0,
+            submissions: BTreeMap::new(),
+            completions: BTreeMap::new(),
+            shadow: None,
+            events: Vec::new(),
+            pending_events: VecDeque::new(),
+            held: Vec::new(),
+            bells: Vec::new(),
+            wrongs: Vec::new(),
+        };
+        Self { state: Mutex::new(state), host: Arc::default() }
+    }
+}
+
+impl Fake {
+    /// The controller's inside.
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The mappings of the process.
+    #[must_use]
+    pub fn dma(&self) -> FakeDma {
+        FakeDma(Arc::clone(&self.host))
+    }
+
+    /// What the driver did that it must not.
+    #[must_use]
+    pub fn wrongs(&self) -> Vec<String> {
+        self.state().wrongs.clone()
+    }
+
+    /// Does what there is to do. Whether there was anything.
+    pub fn step(&self) -> bool {
+        let mut state = self.state();
+        state.follow_configuration();
+        let bus_master = state.config[4] & 4 != 0;
+        if state.csts.rdy() == 0 || state.orders.removed || !bus_master {
+            return false;
+        }
+        let mut worked = false;
+        let numbers: Vec<u16> = state.submissions.keys().copied().collect();
+        for number in numbers {
+            worked |= state.serve(&self.host, number);
+        }
+        worked | state.report_events(&self.host)
+    }
+
+    /// An event happens.
+    pub fn happen(&self, event: AsyncEvent) {
+        self.state().pending_events.push_back(event);
+    }
+
+    /// Ends the I/O commands that were held back.
+    pub fn let_go(&self) {
+        let mut state = self.state();
+        state.orders.hold_io = false;
+        for (queue, id) in std::mem::take(&mut state.held) {
+            state.complete(&self.host, queue, id, Status::SUCCESS, 0);
+        }
+    }
+}
+
+impl State {
+    fn wrong(&mut self, what: String) {
+        self.wrongs.push(what);
+    }
+
+    fn follow_configuration(&mut self) {
+        if self.orders.fatal {
+            self.csts = self.csts.with_cfs(1);
+        }
+        if self.cc.en() == 1 && self.csts.rdy() == 0 && !self.orders.never_ready {
+            self.csts = ControllerStatus(0).with_rdy(1);
+            self.enables += 1;
+            let queue =
+                |base, entries| Queue { base, entries, head: 0, tail: 0, phase: true, vector: Some(0) };
+            self.submissions.insert(0, queue(self.asq, self.aqa.asqs() as u16 + 1));
+            self.completions.insert(0, queue(self.acq, self.aqa.acqs() as u16 + 1));
+            if self.config[4] & 4 == 0 {
+                self.wrong("it was enabled without bus mastering".into());
+            }
+            if (self.cc.iosqes(), self.cc.iocqes(), self.cc.mps(), self.cc.css()) != (6, 4, 0, 0) {
+                self.wrong(format!("CC {:08x} is not what the controller offers", self.cc.0));
+            }
+        }
+        if self.cc.en() == 0 && !self.orders.never_stops {
+            self.forget();
+        }
+        if self.cc.shn() == Configuration::SHN_NORMAL && self.csts.shst() == 0 {
+            self.csts = self.csts.with_shst(ControllerStatus::SHST_COMPLETE);
+            self.shutdowns += 1;
+        }
+    }
+
+    fn forget(&mut self) {
+        self.csts = ControllerStatus(0).with_cfs(u32::from(self.orders.fatal));
+        self.submissions.clear();
+        self.completions.clear();
+        self.shadow = None;
+        self.events.clear();
+        self.held.clear();
+    }
+
+    fn shadow_slot(&self, queue: u16, completion: bool) -> Option<(u64, u64)> {
+        let slot = doorbell(queue, completion, self.capabilities.dstrd());
+        self.shadow.filter(|_| queue > 0).map(|(shadow, event)| (shadow + slot, event + slot))
+    }
+
+    /// Takes the commands of a queue.
+    fn serve(&mut self, host: &Host, number: u16) -> bool {
+        let mut worked = false;
+        loop {
+            if let Some((shadow, event)) = self.shadow_slot(number, false) {
+                // Asks to be told of what comes behind the tail, fences, and looks again.
+                let Some(queue) = self.submissions.get(&number) else { return worked };
+                let tail = queue.tail;
+                let park = if self.orders.polls_shadow { tail.wrapping_add(0x8000) } else { tail };
+                let window = host.find(event, 4).expect("EventIdx is mapped");
+                window.store_u32(0, u32::from(park), Relaxed);
+                HostWindow::fence(SeqCst);
+                let seen = host.find(shadow, 4).expect("the shadow is mapped").load_u32(0, Acquire) as u16;
+                self.doorbell(number, false, seen);
+            }
+            let Some(queue) = self.submissions.get_mut(&number) else { return worked };
+            if queue.head == queue.tail {
+                return worked;
+            }
+            let at = queue.base + 64 * u64::from(queue.head);
+            queue.head = (queue.head + 1) % queue.entries;
+            let Some(bytes) = host.read::<64>(at) else {
+                self.wrong(format!("a command at {at:#x}, which is not mapped"));
+                return worked;
+            };
+            let words = std::array::from_fn(|word| {
+                u64::from_le_bytes(bytes[8 * word..8 * word + 8].try_into().expect("eight bytes"))
+            });
+            worked = true;
+            let command = Command::from_words(words);
+            if number == 0 { self.administer(host, &command) } else { self.transfer(host, number, &command) }
+        }
+    }
+
+    fn doorbell(&mut self, number: u16, completion: bool, value: u16) {
+        let queues = if completion { &mut self.completions } else { &mut self.submissions };
+        let Some(queue) = queues.get_mut(&number) else {
+            return self.wrong(format!("the doorbell of queue {number}, which is not there"));
+        };
+        let entries = queue.entries;
+        if value >= entries {
+            return self.wrong(format!("doorbell value {value} of a queue of {entries}"));
+        }
+        if completion {
+            queue.head = value;
+        } else {
+            queue.tail = value;
+        }
+    }
+
+    /// Completes a command. The completion queue always has room: the driver sees to it.
+    fn complete(&mut self, host: &Host, number: u16, id: u16, status: Status, result: u32) {
+        let twice = number > 0 && std::mem::take(&mut self.orders.complete_twice);
+        let id = if number > 0 { self.orders.wrong_id.take().unwrap_or(id) } else { id };
+        for _ in 0..=u8::from(twice) {
+            if let Some((shadow, event)) = self.shadow_slot(number, true) {
+                let head = host.find(shadow, 4).expect("the shadow is mapped").load_u32(0, Acquire) as u16;
+                self.doorbell(number, true, head);
+                host.find(event, 4).expect("EventIdx is mapped").store_u32(0, u32::from(head), Relaxed);
+            }
+            let sq_head = self.submissions.get(&number).map_or(0, |queue| queue.head);
+            let Some(queue) = self.completions.get_mut(&number) else { return };
+            let (tail, phase, vector) = (queue.tail, queue.phase, queue.vector);
+            let full = (tail + 1) % queue.entries == queue.head;
+            queue.tail = (tail + 1) % queue.entries;
+            queue.phase ^= queue.tail == 0;
+            let at = queue.base + 16 * u64::from(tail);
+            if full {
+                self.wrong(format!("completion queue {number} would overrun"));
+            }
+            let entry =
+                Completion { result, result_high: 0, sq_head, sq_id: number, id, status, phase }.dwords();
+            let Some(window) = host.find(at, 16) else {
+                return self.wrong(format!("a completion queue at {at:#x}, which is not mapped"));
+            };
+            for (index, dword) in entry.into_iter().enumerate() {
+                window.store_u32(4 * index as u64, dword, Release);
+            }
+            if let Some(bell) = vector.and_then(|vector| self.bells.get(usize::from(vector))) {
+                rustix::io::write(bell, &1u64.to_ne_bytes()).expect("an eventfd takes a ring");
+            }
+        }
+    }
+
+    fn report_events(&mut self, host: &Host) -> bool {
+        let mut worked = false;
+        while !self.events.is_empty() && !self.pending_events.is_empty() {
+            let (id, event) = (self.events.remove(0), self.pending_events.pop_front().expect("there is one"));
+            self.complete(host, 0, id, Status::SUCCESS, event.0);
+            worked = true;
+        }
+        worked
+    }
+
+    fn put(&mut self, host: &Host, command: &Command, bytes: &[u8]) -> Status {
+        let pieces = match transfer::pieces(host, command, bytes.len() as u64) {
+            Ok(pieces) => pieces,
+            Err(status) => return status,
+        };
+        let mut done = 0;
+        for (address, len) in pieces {
+            let Some(window) = host.find(address, len) else {
+                self.wrong(format!("{len} bytes at {address:#x}, which are not mapped"));
+                return Status::DATA_TRANSFER_ERROR;
+            };
+            window.write(0, &bytes[done..done + len as usize]);
+            done += len as usize;
+        }
+        Status::SUCCESS
+    }
+
+    fn get(&mut self, host: &Host, command: &Command, len: u64) -> std::result::Result<Vec<u8>, Status> {
+        let mut bytes = Vec::new();
+        for (address, len) in transfer::pieces(host, command, len)? {
+            let Some(window) = host.find(address, len) else {
+                self.wrong(format!("{len} bytes at {address:#x}, which are not mapped"));
+                return Err(Status::DATA_TRANSFER_ERROR);
+            };
+            let at = bytes.len();
+            bytes.resize(at + len as usize, 0);
+            window.read(0, &mut bytes[at..]);
+        }
+        Ok(bytes)
+    }
+
+    fn administer(&mut self, host: &Host, command: &Command) {
+        if self.orders.hold_admin {
+            return;
+        }
+        if let Some((opcode, status)) = self.orders.refuse_admin
+            && opcode == command.opcode
+        {
+            return self.complete(host, 0, command.id, status, 0);
+        }
+        let [d10, d11, ..] = command.cdw10;
+        let mut result = 0;
+        let status = match command.opcode {
+            admin::IDENTIFY => self.identify(host, command),
+            admin::SET_FEATURES => {
+                if d10 as u8 == feature::NUMBER_OF_QUEUES {
+                    let count = u32::from(self.queues) - 1;
+                    result = QueueCount::default().with_submission(count).with_completion(count).0;
+                }
+                Status::SUCCESS
+            }
+            admin::CREATE_CQ | admin::CREATE_SQ => self.create(command, d10, d11),
+            admin::DELETE_SQ => {
+                let there = self.submissions.remove(&(d10 as u16)).is_some();
+                if there { Status::SUCCESS } else { Status::INVALID_QUEUE_ID }
+            }
+            admin::DELETE_CQ => match self.submissions.contains_key(&(d10 as u16)) {
+                true => Status::INVALID_QUEUE_DELETION,
+                false if self.completions.remove(&(d10 as u16)).is_some() => Status::SUCCESS,
+                false => Status::INVALID_QUEUE_ID,
+            },
+            admin::DOORBELL_BUFFER_CONFIG => {
+                let [shadow, event] = command.dptr;
+                if shadow.is_multiple_of(PAGE) && event.is_multiple_of(PAGE) && shadow != event {
+                    self.shadow = Some((shadow, event));
+                    Status::SUCCESS
+                } else {
+                    Status::INVALID_FIELD
+                }
+            }
+            admin::ASYNC_EVENT_REQUEST => {
+                if self.events.len() > usize::from(self.identity.aerl) {
+                    Status::EVENT_LIMIT_EXCEEDED
+                } else {
+                    self.events.push(command.id);
+                    return;
+                }
+            }
+            admin::ABORT => {
+                self.aborts += 1;
+                let victim = (d10 as u16, (d10 >> 16) as u16);
+                let held = self.held.iter().position(|held| *held == victim);
+                result = 1;
+                if let Some(at) = held.filter(|_| !self.orders.abort_nothing) {
+                    self.held.remove(at);
+                    self.complete(host, victim.0, victim.1, Status::ABORT_REQUESTED, 0);
+                    result = 0;
+                }
+                Status::SUCCESS
+            }
+            admin::GET_LOG_PAGE => {
+                let len = (u64::from(d10 >> 16 | d11 << 16) + 1) * 4;
+                let mut bytes = vec![0; len as usize];
+                if d10 as u8 == log::HEALTH {
+                    Health { temperature: 300, media_errors: 5, ..Default::default() }.encode(&mut bytes);
+                }
+                self.put(host, command, &bytes)
+            }
+            _ => Status::INVALID_OPCODE.with_dnr(1),
+        };
+        self.complete(host, 0, command.id, status, result);
+    }
+
+    fn identify(&mut self, host: &Host, command: &Command) -> Status {
+        let mut bytes = [0; IDENTIFY_LEN];
+        let disk = self.disks.get(&command.nsid);
+        match command.cdw10[0] as u8 {
+            cns::CONTROLLER => self.identity.encode(&mut bytes),
+            cns::COMMAND_SET_CONTROLLER => self.nvm_identity.encode(&mut bytes),
+            cns::ACTIVE_NAMESPACES => {
+                let after = self.disks.keys().filter(|id| **id > command.nsid);
+                for (at, id) in after.enumerate() {
+                    bytes[4 * at..4 * at + 4].copy_from_slice(&id.to_le_bytes());
+                }
+            }
+            cns::NAMESPACE => match disk {
+                Some(disk) => disk.identity.encode(&mut bytes),
+                None => return Status::INVALID_NAMESPACE.with_dnr(1),
+            },
+            cns::NAMESPACE_DESCRIPTORS => match disk {
+                Some(disk) => {
+                    IdDescriptor { nidt: IdDescriptor::UUID, nid: &disk.uuid }.encode(&mut bytes);
+                }
+                None => return Status::INVALID_NAMESPACE.with_dnr(1),
+            },
+            _ => return Status::INVALID_FIELD.with_dnr(1),
+        }
+        self.put(host, command, &bytes)
+    }
+
+    fn create(&mut self, command: &Command, d10: u32, d11: u32) -> Status {
+        let (number, entries) = (d10 as u16, (d10 >> 16) as u16 + 1);
+        if number == 0 || number > self.queues {
+            return Status::INVALID_QUEUE_ID.with_dnr(1);
+        }
+        if d11 & 1 == 0 || !command.dptr[0].is_multiple_of(PAGE) {
+            return Status::INVALID_FIELD.with_dnr(1);
+        }
+        if u64::from(entries) > self.capabilities.mqes() + 1 || entries < 2 {
+            return Status::INVALID_QUEUE_SIZE.with_dnr(1);
+        }
+        let completion = command.opcode == admin::CREATE_CQ;
+        let vector = (completion && d11 & 2 != 0).then_some((d11 >> 16) as u16);
+        if vector.is_some_and(|vector| usize::from(vector) >= self.bells.len()) {
+            return Status::INVALID_VECTOR.with_dnr(1);
+        }
+        let queue = Queue { base: command.dptr[0], entries, head: 0, tail: 0, phase: true, vector };
+        if !completion && (d11 >> 16) as u16 != number {
+            return Status::CQ_INVALID.with_dnr(1);
+        }
+        if !completion && !self.completions.contains_key(&number) {
+            return Status::CQ_INVALID.with_dnr(1);
+        }
+        let queues = if completion { &mut self.completions } else { &mut self.submissions };
+        match queues.insert(number, queue) {
+            None => Status::SUCCESS,
+            Some(_) => Status::INVALID_QUEUE_ID.with_dnr(1),
+        }
+    }
+
+    fn transfer(&mut self, host: &Host, number: u16, command: &Command) {
+        self.taken.push(*command);
+        if self.orders.hold_io {
+            self.held.push((number, command.id));
+            return;
+        }
+        let status = match self.orders.statuses.pop_front() {
+            Some(status) if !status.is_success() => status,
+            _ => self.execute(host, command),
+        };
+        self.complete(host, number, command.id, status, 0);
+    }
+
+    fn execute(&mut self, host: &Host, command: &Command) -> Status {
+        let Some(disk) = self.disks.get(&command.nsid) else { return Status::INVALID_NAMESPACE.with_dnr(1) };
+        let block = disk.block_size();
+        let (size, boundary) = (disk.bytes.len() as u64, u64::from(disk.identity.noiob));
+        let range = |slba: u64, blocks: u64| {
+            let (start, len) = (slba.checked_mul(block)?, blocks * block);
+            (start.checked_add(len)? <= size).then_some(start as usize..(start + len) as usize)
+        };
+        if command.opcode == io::FLUSH {
+            return Status::SUCCESS;
+        }
+        if command.opcode == io::DATASET_MANAGEMENT {
+            let count = u64::from(command.cdw10[0] & 0xff) + 1;
+            let bytes = match self.get(host, command, 16 * count) {
+                Ok(bytes) => bytes,
+                Err(status) => return status,
+            };
+            for bytes in bytes.chunks_exact(DsmRange::LEN) {
+                let DsmRange { blocks, slba, .. } = DsmRange::decode(bytes);
+                let Some(range) = range(slba, u64::from(blocks)) else { return Status::LBA_OUT_OF_RANGE };
+                let disk = self.disks.get_mut(&command.nsid).expect("looked at before");
+                disk.bytes[range].fill(0);
+            }
+            return Status::SUCCESS;
+        }
+        let blocks = u64::from(command.blocks());
+        let Some(range) = range(command.slba(), blocks) else { return Status::LBA_OUT_OF_RANGE.with_dnr(1) };
+        let transfers = matches!(command.opcode, io::READ | io::WRITE | io::COMPARE);
+        let mdts = self.identity.mdts;
+        if transfers && mdts > 0 && blocks * block > PAGE.checked_shl(u32::from(mdts)).unwrap_or(u64::MAX) {
+            self.wrong(format!("a transfer of {} bytes, more than MDTS", blocks * block));
+        }
+        if transfers && boundary > 0 && command.slba() % boundary + blocks > boundary {
+            self.wrong(format!("{blocks} blocks at {} cross the boundary", command.slba()));
+        }
+        match command.opcode {
+            io::READ => {
+                let bytes = self.disks[&command.nsid].bytes[range].to_vec();
+                self.put(host, command, &bytes)
+            }
+            io::WRITE | io::COMPARE => match self.get(host, command, blocks * block) {
+                Ok(bytes) => {
+                    let disk = self.disks.get_mut(&command.nsid).expect("looked at before");
+                    if command.opcode == io::WRITE {
+                        disk.bytes[range].copy_from_slice(&bytes);
+                    } else if disk.bytes[range] != bytes {
+                        return Status::COMPARE_FAILURE;
+                    }
+                    Status::SUCCESS
+                }
+                Err(status) => status,
+            },
+            io::WRITE_ZEROES => {
+                let disk = self.disks.get_mut(&command.nsid).expect("looked at before");
+                disk.bytes[range].fill(0);
+                Status::SUCCESS
+            }
+            _ => Status::INVALID_OPCODE.with_dnr(1),
+        }
+    }
+}
+
+/// The machine's functions: one, at `0000:01:00.0`.
+#[derive(Clone)]
+pub struct FakePci(pub Arc<Fake>);
+
+impl FakePci {
+    /// Where the controller sits.
+    pub const ADDRESS: PciAddress = PciAddress { domain: 0, bus: 1, device: 0, function: 0 };
+}
+
+impl Pci for FakePci {
+    type Function = FakePci;
+    type Dma = FakeDma;
+
+    fn open(&self, address: PciAddress) -> std::result::Result<Self, PciRefused> {
+        if self.0.state().orders.held {
+            return Err(PciRefused {
+                kind: ErrorKind::Busy,
+                why: format!("{address} is held by the kernel's nvme"),
+            });
+        }
+        if address != Self::ADDRESS {
+            return Err(PciRefused {
+                kind: ErrorKind::NotFound,
+                why: format!("there is no function at {address}"),
+            });
+        }
+        Ok(self.clone())
+    }
+
+    fn dma(&self) -> FakeDma {
+        self.0.dma()
+    }
+}
+
+impl PciFunction for FakePci {
+    type Registers = FakeRegisters;
+    type Notifier = HostNotifier;
+
+    fn address(&self) -> PciAddress {
+        Self::ADDRESS
+    }
+
+    fn load_config(&self, offset: u16, into: &mut [u8]) {
+        let at = usize::from(offset);
+        into.copy_from_slice(&self.0.state().config[at..at + into.len()]);
+    }
+
+    fn store_config(&self, offset: u16, bytes: &[u8]) {
+        let at = usize::from(offset);
+        self.0.state().config[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    fn registers(&self, bar: u8) -> Result<FakeRegisters> {
+        if bar == 0 { Ok(FakeRegisters(Arc::clone(&self.0))) } else { Err(ErrorKind::NotFound.into()) }
+    }
+
+    fn vectors(&self) -> u16 {
+        8
+    }
+
+    fn enable_vectors(&self, count: u16) -> Result<Vec<HostNotifier>> {
+        let bells: Vec<OwnedFd> =
+            (0..count).map(|_| eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd")).collect();
+        let notifiers = bells
+            .iter()
+            .map(|bell| HostHandle::from(bell.try_clone().expect("a descriptor")).into_notifier())
+            .collect();
+        self.0.state().bells = bells;
+        notifiers
+    }
+
+    fn reset(&self) -> Result<()> {
+        let mut state = self.0.state();
+        state.function_resets += 1;
+        if state.orders.no_function_reset {
+            return Err(Error::new(ErrorKind::Io));
+        }
+        (state.orders.never_stops, state.orders.fatal) = (false, false);
+        state.forget();
+        (state.cc, state.config[4]) = (Configuration(0), 2);
+        state.bells.clear();
+        Ok(())
+    }
+}
+
+/// BAR 0.
+#[derive(Clone)]
+pub struct FakeRegisters(Arc<Fake>);
+
+impl Registers for FakeRegisters {
+    fn len(&self) -> u64 {
+        BAR_LEN
+    }
+
+    fn load_u32(&self, offset: u64) -> u32 {
+        let mut state = self.0.state();
+        if state.orders.removed {
+            return u32::MAX;
+        }
+        state.follow_configuration();
+        match offset {
+            register::VS => state.identity.ver,
+            register::CC => state.cc.0,
+            register::CSTS => state.csts.0,
+            register::CRTO => 0,
+            _ => {
+                state.wrong(format!("a load of register {offset:#x}"));
+                0
+            }
+        }
+    }
+
+    fn load_u64(&self, offset: u64) -> u64 {
+        assert_eq!(offset, register::CAP, "CAP is all that is loaded so");
+        let state = self.0.state();
+        if state.orders.removed { u64::MAX } else { state.capabilities.0 }
+    }
+
+    fn store_u32(&self, offset: u64, value: u32) {
+        let mut state = self.0.state();
+        if state.orders.removed {
+            return;
+        }
+        match offset {
+            register::CC => state.cc = Configuration(value),
+            register::AQA => state.aqa = AdminQueueAttributes(value),
+            _ if offset >= DOORBELLS => {
+                state.doorbells += 1;
+                let number = (offset - DOORBELLS) / (4 << state.capabilities.dstrd());
+                state.doorbell((number / 2) as u16, number % 2 == 1, value as u16);
+            }
+            _ => state.wrong(format!("a store to register {offset:#x}")),
+        }
+    }
+
+    fn store_u64(&self, offset: u64, value: u64) {
+        let mut state = self.0.state();
+        match offset {
+            register::ASQ => state.asq = value,
+            register::ACQ => state.acq = value,
+            _ => state.wrong(format!("a store to register {offset:#x}")),
+        }
+        if !value.is_multiple_of(PAGE) {
+            state.wrong(format!("a queue at {value:#x}, which begins no page"));
+        }
+    }
+}
