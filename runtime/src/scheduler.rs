@@ -25,8 +25,8 @@ pub struct ReactorTimes {
     pub idle_ns: u64,
 }
 
-/// The sending end of a bounded mailbox. Clones go to any core.
-pub trait Sender<T>: Clone + Send + 'static {
+/// The sending end of a bounded mailbox. Clones go to any core, and one may be used by several.
+pub trait Sender<T>: Clone + Send + Sync + 'static {
     /// Sends, or hands the message back when the box is full or its receiver is gone.
     fn send(&self, message: T) -> Result<(), T>;
 }

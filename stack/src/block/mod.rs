@@ -6,6 +6,7 @@
 mod file;
 mod malloc;
 mod null;
+mod nvme;
 mod registry;
 mod statistics;
 pub mod uuid;
@@ -13,6 +14,7 @@ pub mod uuid;
 pub use file::{FileBdev, FileParameters};
 pub use malloc::MallocBdev;
 pub use null::NullBdev;
+pub use nvme::NvmeBdev;
 pub use registry::{ClaimRefused, Disk, Registry, Reset};
 pub use statistics::{CHANNEL_DEPTH, Counted, Kind, KindSnapshot, LATENCY_BUCKETS, Snapshot, Statistics};
 

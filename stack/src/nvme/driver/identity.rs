@@ -205,6 +205,17 @@ impl NamespaceState {
     }
 }
 
+/// What a namespace has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// Writes may be lost with power until a flush.
+    pub volatile_cache: bool,
+    /// Deallocating does something.
+    pub deallocate: bool,
+    /// Zeroes are written without being sent.
+    pub write_zeroes: bool,
+}
+
 /// A namespace that can be used.
 #[derive(Clone, Debug)]
 pub struct Namespace {
@@ -280,6 +291,16 @@ impl Namespace {
             unique_id: unique_id(identified),
             limits,
         })
+    }
+
+    /// What may be done with it at no more cost than that of doing it.
+    #[must_use]
+    pub fn abilities(&self) -> Abilities {
+        Abilities {
+            volatile_cache: self.limits.volatile_cache,
+            deallocate: self.limits.deallocate_max > 0,
+            write_zeroes: self.limits.write_zeroes_max > 0,
+        }
     }
 
     /// Takes the UUID out of the identification descriptors, where there is one.

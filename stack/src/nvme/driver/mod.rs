@@ -37,7 +37,7 @@ mod transfer;
 pub use channel::{ChannelCounters, Ended, IoChannel, Operation};
 pub use controller::{Controller, Report, Standing};
 pub use failure::{Failure, IoFailure};
-pub use identity::{ControllerInfo, Namespace, NamespaceState};
+pub use identity::{Abilities, ControllerInfo, Namespace, NamespaceState};
 pub use messages::Link;
 
 use core::time::Duration;
