@@ -1,11 +1,12 @@
 //! Everything that is measured, in one command and one table.
 //!
-//!     cargo bench -p tests [-- [stack] [peer] [restart] [simulator] [--seconds S] [--rounds N]]
+//!     cargo bench -p tests [-- [stack] [nvme] [peer] [restart] [simulator] [--seconds S] [--rounds N]]
 //!
-//! Without a name all four parts run. Every figure is a median of rounds, and what is compared is measured in turn, so that
+//! Without a name all five parts run. Every figure is a median of rounds, and what is compared is measured in turn, so that
 //! what drifts drifts for all. A program that is not installed costs its own column only, and is named with the command that
 //! installs it. The figures say something on a quiet machine with at least two processors.
 
+mod nvme;
 mod peer;
 mod restart;
 mod simulator;
@@ -20,8 +21,9 @@ use table::Table;
 type Part = fn(&Effort, &mut Table);
 
 /// The parts by name, in the order in which they run.
-const PARTS: [(&str, Part); 4] = [
+const PARTS: [(&str, Part); 5] = [
     ("stack", stack::measure),
+    ("nvme", nvme::measure),
     ("peer", peer::measure),
     ("restart", restart::measure),
     ("simulator", simulator::measure),
@@ -57,7 +59,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<(Vec<String>, Effort
             name if PARTS.iter().any(|(part, _)| *part == name) => names.push(argument),
             other => {
                 return Err(format!(
-                    "{other}: one of stack, peer, restart, simulator, --seconds S, --rounds N"
+                    "{other}: one of stack, nvme, peer, restart, simulator, --seconds S, --rounds N"
                 ));
             }
         }
@@ -72,7 +74,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() {
-    if stack::run_counted() {
+    if stack::run_counted() || nvme::run_counted() {
         return;
     }
     let (names, effort) = parse(std::env::args().skip(1)).unwrap_or_else(|why| {

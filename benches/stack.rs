@@ -5,18 +5,18 @@
 //! on and off in turn. Instructions are counted by callgrind, as the difference of two runs of this program that differ in
 //! their number of requests only.
 
-use hw::{HostPlatform, Options, Process};
-use runtime::{Memory, Platform, Poll, Poller, Window};
+use hw::HostPlatform;
+use runtime::{Memory, Platform, Window};
 use stack::block::{Bdev, NullBdev};
 use stack::virtio::blk::{BlkDevice, BlkOptions, QueueConfig};
 use stack::virtio::features::{EVENT_IDX, INDIRECT_DESC, VERSION_1};
 use stack::virtio::inflight::queue_region_len;
 use stack::virtio::memory::{GuestMemory, Region};
-use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
-use std::sync::{Arc, Mutex};
 use std::time::Instant;
+use tests::core::on_core;
 
 use crate::table::{Bar, Table};
 use crate::{Effort, median};
@@ -122,38 +122,6 @@ impl Bench {
     }
 }
 
-/// Runs the measurement on a reactor, and ends.
-struct Once;
-
-impl Poller<HostPlatform> for Once {
-    fn poll(&mut self, _: runtime::Instant) -> Poll {
-        Poll::Done
-    }
-    fn arm(&mut self, _: runtime::Instant, _: &mut <HostPlatform as Platform>::Wakes) -> Poll {
-        Poll::Done
-    }
-}
-
-fn on_reactor<T: Send + 'static>(
-    recorder: Option<PathBuf>,
-    act: impl FnOnce(HostPlatform) -> T + Send + 'static,
-) -> T {
-    let options = Options {
-        processors: hw::cores::available().into_iter().take(1).collect(),
-        poll: true,
-        memory_directory: "/dev/shm".into(),
-        recorder_directory: recorder,
-    };
-    let result = Arc::new(Mutex::new(None));
-    let slot = Arc::clone(&result);
-    let first = Box::new(move |platform: HostPlatform| {
-        *slot.lock().expect("one thread") = Some(act(platform));
-        Box::new(Once) as Box<dyn Poller<HostPlatform>>
-    });
-    Process::new(&options).expect("a process").run(first).expect("it ends");
-    result.lock().expect("one thread").take().expect("it ran")
-}
-
 /// The first argument of this program under callgrind; then requests and depth.
 const COUNTED: &str = "--counted";
 
@@ -165,7 +133,7 @@ pub(crate) fn run_counted() -> bool {
     }
     let mut number = || arguments.next().and_then(|text| text.parse().ok()).expect("requests and depth");
     let (requests, depth): (u64, u64) = (number(), number());
-    on_reactor(None, move |platform| Bench::new(&platform).measure(depth as u16, requests));
+    on_core(None, move |platform| Bench::new(&platform).measure(depth as u16, requests));
     true
 }
 
@@ -195,9 +163,9 @@ pub(crate) fn measure(_: &Effort, table: &mut Table) {
     for depth in DEPTHS {
         let (mut off, mut on) = (Vec::new(), Vec::new());
         for _ in 0..MEASUREMENTS {
-            off.push(on_reactor(None, move |platform| Bench::new(&platform).measure(depth, REQUESTS)));
+            off.push(on_core(None, move |platform| Bench::new(&platform).measure(depth, REQUESTS)));
             let path = Some(directory.path().to_path_buf());
-            on.push(on_reactor(path, move |platform| Bench::new(&platform).measure(depth, REQUESTS)));
+            on.push(on_core(path, move |platform| Bench::new(&platform).measure(depth, REQUESTS)));
         }
         let (off, on) = (median(off), median(on));
         let bar = if depth == BAR_DEPTH { Bar::at_most(BAR_NS, off) } else { None };

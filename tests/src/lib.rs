@@ -7,6 +7,7 @@ pub mod binaries;
 pub mod client;
 pub mod conformance;
 pub mod console;
+pub mod core;
 pub mod flat;
 pub mod image;
 pub mod message;

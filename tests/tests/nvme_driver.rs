@@ -9,8 +9,9 @@ use stack::nvme::bits::{
 use stack::nvme::driver::{Ended, Failure, IoFailure, Operation, Options, Report, Standing};
 use std::sync::Arc;
 use std::time::Duration;
+use tests::core::on_core;
 use tests::nvme::fake::{Disk, Fake, State};
-use tests::nvme::rig::{Rig, on_core};
+use tests::nvme::rig::Rig;
 
 /// A ready rig, after `prepare` changed the controller.
 fn with(
@@ -18,7 +19,7 @@ fn with(
     options: Options,
     act: impl FnOnce(Rig) + Send + 'static,
 ) {
-    on_core(move |platform| {
+    on_core(None, move |platform| {
         let fake = Arc::new(Fake::default());
         prepare(&mut fake.state());
         let mut rig = Rig::new(&platform, fake, options);
@@ -29,7 +30,7 @@ fn with(
 
 /// Why a controller is given up, after `prepare` changed it.
 fn refusal(prepare: impl FnOnce(&mut State) + Send + 'static) -> String {
-    on_core(move |platform| {
+    on_core(None, move |platform| {
         let fake = Arc::new(Fake::default());
         prepare(&mut fake.state());
         let mut rig = Rig::new(&platform, fake, Options::default());
@@ -265,7 +266,7 @@ fn a_queue_wraps_full_again_and_again() {
 #[test]
 fn a_controller_that_polls_its_shadow_is_hardly_ever_rung() {
     let writes = |shadow_doorbells| {
-        on_core(move |platform| {
+        on_core(None, move |platform| {
             let fake = Arc::new(Fake::default());
             fake.state().orders.polls_shadow = true;
             let mut rig = Rig::new(&platform, fake, Options { shadow_doorbells, ..Options::default() });
@@ -626,7 +627,7 @@ fn fua_and_deallocation_are_said_to_the_controller() {
 /// Whatever a controller says of itself, it is driven or given up, and nothing panics.
 #[test]
 fn whatever_a_controller_says_of_itself_is_survived() {
-    on_core(|platform| {
+    on_core(None, |platform| {
         let mut numbers = Numbers(7);
         let (mut driven, mut given_up) = (0, 0);
         for _ in 0..400 {

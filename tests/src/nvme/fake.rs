@@ -20,13 +20,17 @@ use stack::nvme::bits::{
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Most regions that are mapped at a time.
 const REGIONS: usize = 16;
 /// Bytes of BAR 0.
 const BAR_LEN: u64 = 0x4000;
+/// Doorbell registers in it.
+const DOORBELLS_MAX: usize = ((BAR_LEN - DOORBELLS) / 4) as usize;
+/// A doorbell register was stored to.
+const STORED: u32 = 1 << 31;
 
 /// What the process has mapped, as the functions see it. Device addresses are the process's own.
 #[derive(Default)]
@@ -172,6 +176,8 @@ struct Queue {
     /// Completions: the phase that is being written.
     phase: bool,
     vector: Option<u16>,
+    /// Submissions with a shadow: it was rung, and has not yet found its queue empty.
+    awake: bool,
 }
 
 /// The controller's inside.
@@ -192,8 +198,6 @@ pub struct State {
     pub config: [u8; 64],
     /// Opcodes of the I/O commands taken, in order, with their blocks.
     pub taken: Vec<Command>,
-    /// Doorbells written, by place.
-    pub doorbells: u64,
     /// How often it was enabled.
     pub enables: u32,
     /// How often its function was reset.
@@ -221,6 +225,8 @@ pub struct State {
 pub struct Fake {
     state: Mutex<State>,
     host: Arc<Host>,
+    /// What was stored to doorbell registers and not yet seen, by their number.
+    doorbells: [AtomicU32; DOORBELLS_MAX],
 }
 
 impl Default for Fake {
@@ -256,7 +262,6 @@ impl Default for Fake {
             queues: 4,
             config,
             taken: Vec::new(),
-            doorbells: 0,
             enables: 0,
             function_resets: 0,
             shutdowns: 0,
@@ -275,7 +280,8 @@ impl Default for Fake {
             bells: Vec::new(),
             wrongs: Vec::new(),
         };
-        Self { state: Mutex::new(state), host: Arc::default() }
+        let doorbells = [const { AtomicU32::new(0) }; DOORBELLS_MAX];
+        Self { state: Mutex::new(state), host: Arc::default(), doorbells }
     }
 }
 
@@ -306,11 +312,39 @@ impl Fake {
             return false;
         }
         let mut worked = false;
+        let stride = 1 << state.capabilities.dstrd();
+        for (place, doorbell) in self.doorbells.iter().enumerate() {
+            if doorbell.load(Relaxed) & STORED != 0 {
+                let (number, value) = (place / stride, doorbell.swap(0, Acquire) & !STORED);
+                state.doorbell((number / 2) as u16, number % 2 == 1, value as u16);
+                if let Some(queue) = state.submissions.get_mut(&((number / 2) as u16)) {
+                    queue.awake |= number % 2 == 0;
+                }
+            }
+        }
         let numbers: Vec<u16> = state.submissions.keys().copied().collect();
         for number in numbers {
             worked |= state.serve(&self.host, number);
         }
         worked | state.report_events(&self.host)
+    }
+
+    /// The memory of an I/O queue pair, submissions and completions, and how many entries each has.
+    #[must_use]
+    pub fn queue_pair(&self, number: u16) -> (HostWindow, HostWindow, u16) {
+        let state = self.state();
+        let (submissions, completions) = (&state.submissions[&number], &state.completions[&number]);
+        let window = |queue: &Queue, len: u64| {
+            self.host.find(queue.base, u64::from(queue.entries) * len).expect("a queue's memory is mapped")
+        };
+        (window(submissions, 64), window(completions, 16), submissions.entries)
+    }
+
+    /// The pages of shadow doorbells and EventIdx, where they are in use.
+    #[must_use]
+    pub fn shadow_pages(&self) -> Option<(HostWindow, HostWindow)> {
+        let find = |address| self.host.find(address, PAGE).expect("the shadow pages are mapped");
+        self.state().shadow.map(|(shadow, event)| (find(shadow), find(event)))
     }
 
     /// An event happens.
@@ -340,8 +374,15 @@ impl State {
         if self.cc.en() == 1 && self.csts.rdy() == 0 && !self.orders.never_ready {
             self.csts = ControllerStatus(0).with_rdy(1);
             self.enables += 1;
-            let queue =
-                |base, entries| Queue { base, entries, head: 0, tail: 0, phase: true, vector: Some(0) };
+            let queue = |base, entries| Queue {
+                base,
+                entries,
+                head: 0,
+                tail: 0,
+                phase: true,
+                vector: Some(0),
+                awake: true,
+            };
             self.submissions.insert(0, queue(self.asq, self.aqa.asqs() as u16 + 1));
             self.completions.insert(0, queue(self.acq, self.aqa.acqs() as u16 + 1));
             if self.config[4] & 4 == 0 {
@@ -382,6 +423,9 @@ impl State {
                 // Asks to be told of what comes behind the tail, fences, and looks again.
                 let Some(queue) = self.submissions.get(&number) else { return worked };
                 let tail = queue.tail;
+                if !queue.awake && !self.orders.polls_shadow {
+                    return worked;
+                }
                 let park = if self.orders.polls_shadow { tail.wrapping_add(0x8000) } else { tail };
                 let window = host.find(event, 4).expect("EventIdx is mapped");
                 window.store_u32(0, u32::from(park), Relaxed);
@@ -391,6 +435,7 @@ impl State {
             }
             let Some(queue) = self.submissions.get_mut(&number) else { return worked };
             if queue.head == queue.tail {
+                queue.awake = false;
                 return worked;
             }
             let at = queue.base + 64 * u64::from(queue.head);
@@ -614,7 +659,8 @@ impl State {
         if vector.is_some_and(|vector| usize::from(vector) >= self.bells.len()) {
             return Status::INVALID_VECTOR.with_dnr(1);
         }
-        let queue = Queue { base: command.dptr[0], entries, head: 0, tail: 0, phase: true, vector };
+        let queue =
+            Queue { base: command.dptr[0], entries, head: 0, tail: 0, phase: true, vector, awake: true };
         if !completion && (d11 >> 16) as u16 != number {
             return Status::CQ_INVALID.with_dnr(1);
         }
@@ -822,6 +868,9 @@ impl Registers for FakeRegisters {
     }
 
     fn store_u32(&self, offset: u64, value: u32) {
+        if let Some(place) = offset.checked_sub(DOORBELLS) {
+            return self.0.doorbells[(place / 4) as usize].store(value & 0xffff | STORED, Release);
+        }
         let mut state = self.0.state();
         if state.orders.removed {
             return;
@@ -829,11 +878,6 @@ impl Registers for FakeRegisters {
         match offset {
             register::CC => state.cc = Configuration(value),
             register::AQA => state.aqa = AdminQueueAttributes(value),
-            _ if offset >= DOORBELLS => {
-                state.doorbells += 1;
-                let number = (offset - DOORBELLS) / (4 << state.capabilities.dstrd());
-                state.doorbell((number / 2) as u16, number % 2 == 1, value as u16);
-            }
             _ => state.wrong(format!("a store to register {offset:#x}")),
         }
     }

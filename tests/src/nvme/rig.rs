@@ -2,9 +2,9 @@
 
 use super::fake::{Fake, FakePci};
 use hw::{HostMemory, HostPlatform, HostWindow};
-use runtime::{Access, Dma, Instant, Memory, Platform, Poll, Poller};
+use runtime::{Access, Dma, Instant, Memory, Platform};
 use stack::nvme::driver::{Controller, Ended, IoChannel, IoFailure, Operation, Options, Standing};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Requests of a channel.
@@ -129,34 +129,4 @@ impl Rig {
         self.until("the end", |rig| rig.driver.standing() == Standing::Closed);
         assert_eq!(self.fake.wrongs(), Vec::<String>::new());
     }
-}
-
-/// Ends a reactor at once.
-struct Once;
-
-impl Poller<HostPlatform> for Once {
-    fn poll(&mut self, _: Instant) -> Poll {
-        Poll::Done
-    }
-    fn arm(&mut self, _: Instant, _: &mut <HostPlatform as Platform>::Wakes) -> Poll {
-        Poll::Done
-    }
-}
-
-/// Runs something on a core of a process of its own, where there is a platform.
-pub fn on_core<T: Send + 'static>(act: impl FnOnce(HostPlatform) -> T + Send + 'static) -> T {
-    let options = hw::Options {
-        processors: hw::cores::available().into_iter().take(1).collect(),
-        poll: true,
-        memory_directory: "/dev/shm".into(),
-        recorder_directory: None,
-    };
-    let result = Arc::new(Mutex::new(None));
-    let slot = Arc::clone(&result);
-    let first = Box::new(move |platform: HostPlatform| {
-        *slot.lock().expect("one thread") = Some(act(platform));
-        Box::new(Once) as Box<dyn Poller<HostPlatform>>
-    });
-    hw::Process::new(&options).expect("a process").run(first).expect("it ends");
-    result.lock().expect("one thread").take().expect("it ran")
 }
