@@ -876,7 +876,13 @@ impl Registers for FakeRegisters {
             return;
         }
         match offset {
-            register::CC => state.cc = Configuration(value),
+            register::CC => {
+                state.cc = Configuration(value);
+                if state.cc.en() == 0 {
+                    // What was stored to doorbells before is for queues that are gone.
+                    self.0.doorbells.iter().for_each(|doorbell| doorbell.store(0, Relaxed));
+                }
+            }
             register::AQA => state.aqa = AdminQueueAttributes(value),
             _ => state.wrong(format!("a store to register {offset:#x}")),
         }
