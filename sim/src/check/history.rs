@@ -253,7 +253,8 @@ impl History {
             let block = &mut sectors[usize::try_from(sector).expect("a sector of the device")];
             let mut newest_durable = 0;
             let mut still_dirty = false;
-            for v in &mut block.versions {
+            // What a power loss took away hides nothing, however young it is.
+            for v in block.versions.iter_mut().filter(|v| !v.gone) {
                 if v.completed < flush.0 {
                     v.durable = true;
                     if !v.optional {
@@ -363,7 +364,7 @@ impl Sector {
 
 #[cfg(test)]
 mod tests {
-    use super::{NEVER, Sector, Version};
+    use super::{History, NEVER, RequestId, Sector, Version};
 
     /// A write that was submitted as `id`, completed at `completed` and is hidden since `superseded`.
     fn write(id: u64, completed: u64, superseded: u64) -> Version {
@@ -385,6 +386,20 @@ mod tests {
         let mut sector = Sector { versions: versions.to_vec(), lost_power: None, dirty: false };
         sector.forget_below(id, oldest_read);
         sector.versions.iter().map(|v| (v.id, v.gone)).collect()
+    }
+
+    /// Power-loss seed 196 read write #4 after a loss that had taken #8, flushed, lost its power again, and read #4.
+    #[test]
+    fn a_flush_does_not_bring_back_what_a_power_loss_took() {
+        let mut history = History::new(1, true);
+        let taken = Version { gone: true, superseded: 10, ..write(8, 9, NEVER) };
+        let lost = write(13, 14, NEVER);
+        history.sectors[0] =
+            Sector { versions: vec![write(4, 6, NEVER), taken, lost], lost_power: None, dirty: true };
+        history.dirty.push(0);
+        history.flushed(RequestId(12));
+        let left: Vec<_> = history.sectors[0].versions.iter().map(|v| (v.id, v.durable)).collect();
+        assert_eq!(left, [(4, true), (8, false), (13, false)]);
     }
 
     #[test]
