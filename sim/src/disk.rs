@@ -11,6 +11,7 @@
 
 use crate::faults::FaultKind;
 use crate::files::SimFile;
+use crate::follow::{DiskChange, Followed};
 use crate::memory::SimWindow;
 use crate::scheduler::Event;
 use crate::trace::Record;
@@ -200,6 +201,8 @@ impl World {
                 self.storage.operations.len() as u32 - 1
             }
         };
+        let began = DiskChange::Began { op: operation.op, offset: operation.offset, len: operation.len };
+        self.trace.tell(Followed::Disk(disk, number, began));
         self.storage.operations[number as usize] = Some(operation);
         let at = Instant(self.now.0 + latency);
         self.schedule(at, Event::Disk(number));
@@ -228,6 +231,17 @@ impl World {
         let Some(operation) = self.storage.operations[number as usize].take() else { return };
         self.storage.free_operations.push(number);
         let result = if cancelled { Ok(0) } else { self.take_effect(&operation) };
+        let how = match (&result, cancelled, operation.orphaned) {
+            (_, true, _) => "cancelled by the death",
+            (Ok(_), false, true) => "done late, after the death",
+            (Ok(_), false, false) => "done",
+            (Err(_), false, _) => "failed",
+        };
+        self.trace.tell(Followed::Disk(
+            self.storage.opens[open as usize].disk,
+            number,
+            DiskChange::Ended(how),
+        ));
         self.storage.opens[open as usize].in_flight -= 1;
         self.trace.add(Record::Disk, operation.token, operation.offset);
         let channel = &mut self.storage.channels[operation.channel as usize];

@@ -6,6 +6,7 @@
 use crate::check::Observation;
 use crate::faults::Fault;
 use crate::trace::Record;
+use runtime::{Event, FileOp};
 use std::fmt;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -28,6 +29,46 @@ pub enum Followed<'a> {
     Fault(Fault),
     /// Guest so-and-so, or its front-end, saw something; a line of the log says it, too.
     Saw(usize, &'a Observation<'a>),
+    /// The target's flight recorder was given an event on this core; a line says it, too.
+    Event(u32, &'a Event),
+    /// A process, by number, began, was ready, or ended; a line says it, too.
+    Life(u32, LifeChange<'a>),
+    /// A disk and the number of an operation of it, which began or ended.
+    Disk(u32, u32, DiskChange),
+}
+
+/// What became of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LifeChange<'a> {
+    /// It began, with these cores, numbered over all processes.
+    Began {
+        /// Its machine.
+        machine: u32,
+        /// Its first core.
+        first_core: u32,
+        /// How many there are.
+        cores: u16,
+    },
+    /// It serves.
+    Ready,
+    /// It ended, in this way.
+    Ended(&'a str),
+}
+
+/// What became of an operation of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskChange {
+    /// The disk has it.
+    Began {
+        /// What it does.
+        op: FileOp,
+        /// First byte.
+        offset: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// It took effect, or did not.
+    Ended(&'static str),
 }
 
 /// What a follower keeps of one happening: two that are equal are the same.
@@ -57,7 +98,7 @@ impl Entry {
     #[must_use]
     pub fn of(at_ns: u64, what: Followed<'_>) -> Option<Self> {
         let what = match what {
-            Followed::Saw(..) => return None,
+            Followed::Saw(..) | Followed::Event(..) | Followed::Life(..) | Followed::Disk(..) => return None,
             Followed::Record(record, a, b) => Kept::Record(record, a, b),
             Followed::Bytes(bytes) => Kept::Bytes(bytes.len(), xxh3_64(bytes)),
             Followed::Line(text) => Kept::Line(text.into()),

@@ -32,6 +32,7 @@ pub mod shrink;
 pub mod subject;
 pub mod supervisor;
 pub mod sweep;
+pub mod timeline;
 pub mod trace;
 pub mod unix;
 pub mod vmm;

@@ -13,6 +13,7 @@ use sim::scenario::Refused;
 use sim::shrink::{self, Case, Progress, Shrunk};
 use sim::subject::Subject;
 use sim::sweep::{Ended, sweep};
+use sim::timeline;
 use sim::world::Detail;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -105,6 +106,20 @@ enum Command {
         #[arg(short, value_name = "FILE")]
         output: PathBuf,
     },
+    /// Draw a run as a page that a browser opens, or as trace events.
+    Timeline {
+        /// A replay file; or, with --seed, a listed name or the path of a scenario file.
+        run: String,
+        /// The seed of a scenario.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Where to write it.
+        #[arg(short, value_name = "FILE")]
+        output: PathBuf,
+        /// A page of its own, or Chrome trace events for Perfetto and the like.
+        #[arg(long, value_enum, default_value_t = Format::Page)]
+        format: Format,
+    },
     /// Run what a replay file holds.
     Replay {
         /// The file that a failed run wrote.
@@ -118,6 +133,15 @@ enum Command {
     },
 }
 
+/// What a timeline is written as.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Format {
+    /// One HTML page.
+    Page,
+    /// Chrome trace events, as JSON.
+    Perfetto,
+}
+
 fn main() -> ExitCode {
     let code = match Cli::parse().command {
         Command::List { json } => list(json),
@@ -128,6 +152,7 @@ fn main() -> ExitCode {
         Command::Diff { a, b, context } => diff(&a, &b, context),
         Command::Import { files, json } => import_recordings(&files, json),
         Command::Shrink { file, output } => shrink(&file, &output),
+        Command::Timeline { run, seed, output, format } => timeline(&run, seed, &output, format),
         Command::Replay { file, json, log } => replay(&file, json, log),
     };
     ExitCode::from(code.unwrap_or_else(|Refused(why)| {
@@ -220,7 +245,7 @@ fn run_one(scenario: &str, seed: u64, json: bool, log: bool) -> Result<u8, Refus
 fn keep(name: &str, title: &str, plan: &Plan, outcome: &Outcome) -> Result<(), Refused> {
     let file = format!("{name}-{}.replay.toml", plan.seed);
     let replay = Replay::of(name, title, plan, outcome).write();
-    std::fs::write(&file, replay).map_err(|error| Refused(format!("{file}: cannot be written: {error}")))?;
+    write(Path::new(&file), replay)?;
     eprintln!("replay file: {file}\nreplay with: reprise-sim replay {file}");
     Ok(())
 }
@@ -302,6 +327,34 @@ fn diff(a: &str, b: &str, context: usize) -> Result<u8, Refused> {
     })
 }
 
+fn timeline(run: &str, seed: Option<u64>, output: &Path, format: Format) -> Result<u8, Refused> {
+    let subject = match seed {
+        Some(seed) => Subject::seed(run, seed)?,
+        None if catalog::all()?.iter().any(|named| named.name == run) => {
+            return Err(Refused(format!("{run} is a scenario: which --seed of it?")));
+        }
+        None => Subject::replay(Path::new(run))?.0,
+    };
+    let (timeline, outcome) = timeline::of(&subject);
+    let text = match format {
+        Format::Page => timeline::page::page(&timeline),
+        Format::Perfetto => timeline::perfetto::document(&timeline).to_string(),
+    };
+    write(output, text)?;
+    print(&match &outcome.failure {
+        None => "all held\n".into(),
+        Some(failure) => format!("fails {}: {}\n", failure.checker, failure.what),
+    });
+    print(&format!("{} operations, {} bars: {}\n", outcome.requests, timeline.bars.len(), output.display()));
+    Ok(HELD)
+}
+
+/// Writes a file that was asked for.
+fn write(file: &Path, text: String) -> Result<(), Refused> {
+    std::fs::write(file, text)
+        .map_err(|error| Refused(format!("{}: cannot be written: {error}", file.display())))
+}
+
 fn shrink(file: &Path, output: &Path) -> Result<u8, Refused> {
     let (subject, replay) = Subject::replay(file)?;
     let original = Case::new(subject.plan, replay.faults);
@@ -325,8 +378,7 @@ fn shrink(file: &Path, output: &Path) -> Result<u8, Refused> {
     };
     let outcome = to.run();
     let text = Replay::of(&replay.scenario, &replay.title, &to.plan, &outcome).write();
-    std::fs::write(output, text)
-        .map_err(|error| Refused(format!("{}: cannot be written: {error}", output.display())))?;
+    write(output, text)?;
     print(&report::shrunk(&from, &to, &outcome));
     let seconds = wall_ns as f64 / 1e9;
     print(&format!(

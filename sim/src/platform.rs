@@ -2,6 +2,7 @@
 
 use crate::disk::SimChannel;
 use crate::files::{SimDirectory, SimFile};
+use crate::follow::{Followed, LifeChange};
 use crate::mailbox::{self, SimReceiver, SimSender};
 use crate::memory::{SimMemory, SimWindow};
 use crate::notifier::SimNotifier;
@@ -78,6 +79,7 @@ impl Platform for SimPlatform {
             }
             let core = self.core;
             world.say(|| format!("core {core}: {}", stack::events::Line(&event)));
+            world.trace.tell(Followed::Event(core, &event));
         });
     }
 
@@ -174,6 +176,7 @@ impl Platform for SimPlatform {
                 world.processes[process as usize].ready = true;
                 world.trace.add(Record::Life, u64::from(process), 2);
                 world.tell(|| format!("process {process} is ready"));
+                world.trace.tell(Followed::Life(process, LifeChange::Ready));
             }
         });
     }

@@ -4,6 +4,7 @@
 //!
 //! Nothing in the queue and the scenario unfinished is a failure: *stuck*.
 
+use crate::follow::{Followed, LifeChange};
 use crate::memory::ProcessorId;
 use crate::platform::{SimPlatform, SimWakes};
 use crate::trace::Record;
@@ -134,6 +135,8 @@ impl World {
         });
         self.trace.add(Record::Life, u64::from(process), 1);
         self.tell(|| format!("process {process} starts on machine {machine}"));
+        let began = LifeChange::Began { machine, first_core: first, cores };
+        self.trace.tell(Followed::Life(process, began));
         let program = Program::clone(program);
         self.cores[first as usize].constructors.push_back(Box::new(move |platform| program(platform)));
         for core in first..first + u32::from(cores) {
@@ -247,6 +250,7 @@ impl World {
         let points = self.processes[process as usize].points;
         self.trace.add(Record::Life, u64::from(process), points << 1);
         self.tell(|| format!("process {process} is {how} at its crash point {points}"));
+        self.trace.tell(Followed::Life(process, LifeChange::Ended(how)));
         let cores = &self.cores;
         self.watching.retain(|core| cores[*core as usize].process != process);
         self.memory.unmap_process(process);
