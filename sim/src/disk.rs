@@ -43,6 +43,8 @@ struct Cached {
     durable: bool,
     /// Completed, so that a flush covers it.
     sequence: u64,
+    /// Bytes that a power loss does not tear, aligned to as many.
+    unit: u64,
 }
 
 /// The medium and its cache.
@@ -76,16 +78,21 @@ impl Disk {
         }
     }
 
-    /// Puts bytes into the cache; they lie inside the file.
-    fn write(&mut self, offset: u64, bytes: Vec<u8>, durable: bool) {
+    /// Writes completed so far.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Puts bytes into the cache; they lie inside the file. A power loss tears them at multiples of `unit` bytes.
+    pub(crate) fn write(&mut self, offset: u64, bytes: Vec<u8>, durable: bool, unit: u64) {
         let at = offset as usize;
         self.now[at..at + bytes.len()].copy_from_slice(&bytes);
         self.sequence += 1;
-        self.cached.push(Cached { offset, bytes, durable, sequence: self.sequence });
+        self.cached.push(Cached { offset, bytes, durable, sequence: self.sequence, unit });
     }
 
     /// Makes durable what had completed up to `sequence`.
-    fn flush(&mut self, sequence: u64) {
+    pub(crate) fn flush(&mut self, sequence: u64) {
         let covered = self.cached.partition_point(|cached| cached.sequence <= sequence);
         for cached in self.cached.drain(..covered) {
             let at = cached.offset as usize;
@@ -260,7 +267,8 @@ impl World {
             Fate::Short(len) => len,
             Fate::Done => operation.len,
         };
-        let size = self.storage.disks[disk as usize].now.len() as u64;
+        let Disk { ref now, atomic_bytes, .. } = self.storage.disks[disk as usize];
+        let (size, unit) = (now.len() as u64, u64::from(atomic_bytes));
         match operation.op {
             FileOp::Read => {
                 let len = len.min(size.saturating_sub(operation.offset));
@@ -300,7 +308,7 @@ impl World {
                         .extend_from_slice(self.memory.bytes(place.object).get(at..to).ok_or(ErrorKind::Io)?);
                 }
                 let done = bytes.len() as u64;
-                self.storage.disks[disk as usize].write(operation.offset, bytes, fua);
+                self.storage.disks[disk as usize].write(operation.offset, bytes, fua, unit);
                 Ok(done)
             }
             FileOp::Flush => {
@@ -312,7 +320,7 @@ impl World {
                 if len < operation.len {
                     return Err(ErrorKind::Invalid.into());
                 }
-                self.storage.disks[disk as usize].write(operation.offset, vec![0; len as usize], false);
+                self.storage.disks[disk as usize].write(operation.offset, vec![0; len as usize], false, unit);
                 Ok(operation.len)
             }
         }
@@ -371,9 +379,8 @@ impl World {
                 let _ = self.take_effect(&durable);
             }
         }
-        let unit = u64::from(self.storage.disks[disk as usize].atomic_bytes);
         let cached = std::mem::take(&mut self.storage.disks[disk as usize].cached);
-        for Cached { offset, bytes, durable, .. } in cached {
+        for Cached { offset, bytes, durable, unit, .. } in cached {
             // All, nothing, or each unit by itself.
             let mode = if durable { 0 } else { self.streams.device.below(3) };
             let mut at = 0;

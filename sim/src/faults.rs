@@ -89,6 +89,44 @@ kinds! {
     LateDma = "late-dma",
     /// A reset of a PCI function fails. Opportunity: such a reset. Parameter: unused.
     FunctionResetFails = "function-reset-fails",
+    /// An NVMe command takes long. Opportunity: an I/O command. Parameter: additional nanoseconds.
+    NvmeSlow = "nvme-slow",
+    /// An NVMe command does not end before it is aborted or the faults are over. Opportunity: a command. Parameter: unused.
+    NvmeHeld = "nvme-held",
+    /// An NVMe queue is not fetched from any more. Opportunity: an I/O command to be fetched. Parameter: unused.
+    NvmeQueueStuck = "nvme-queue-stuck",
+    /// An NVMe controller becomes fatal. Opportunity: a command to be fetched. Parameter: unused.
+    NvmeFatal = "nvme-fatal",
+    /// The media fail an NVMe command. Opportunity: an I/O command. Parameter: DNR.
+    NvmeMediaError = "nvme-media-error",
+    /// An NVMe command fails for now. Opportunity: an I/O command. Parameter: which status, and four times CRD.
+    NvmeTransient = "nvme-transient",
+    /// An NVMe write fails with a part of it written. Opportunity: a write of several blocks. Parameter: blocks written.
+    NvmeTornWrite = "nvme-torn-write",
+    /// An NVMe admin command fails. Opportunity: such a command. Parameter: DNR.
+    NvmeAdminError = "nvme-admin-error",
+    /// An NVMe Abort comes too late. Opportunity: an Abort of a command under way. Parameter: unused.
+    NvmeAbortLate = "nvme-abort-late",
+    /// An NVMe interrupt is lost. Opportunity: an interrupt. Parameter: unused.
+    NvmeInterruptLost = "nvme-interrupt-lost",
+    /// An NVMe interrupt comes several times. Opportunity: an interrupt. Parameter: how often too often.
+    NvmeInterruptExtra = "nvme-interrupt-extra",
+    /// An NVMe completion queue entry is written in two halves. Opportunity: an entry. Parameter: nanoseconds between.
+    NvmeSplitCompletion = "nvme-split-completion",
+    /// An NVMe completion queue entry is wrong, double or missing. Opportunity: an entry. Parameter: how.
+    NvmeBadCompletion = "nvme-bad-completion",
+    /// An NVMe controller gets ready late or never. Opportunity: an enable. Parameter: additional nanoseconds, 0 never.
+    NvmeEnable = "nvme-enable",
+    /// An NVMe controller stops late or never. Opportunity: a disable. Parameter: additional nanoseconds, 0 never.
+    NvmeDisable = "nvme-disable",
+    /// An NVMe drive is pulled out. Opportunity: a command to be fetched. Parameter: nanoseconds until it is plugged in
+    /// again, 0 never.
+    NvmeRemoval = "nvme-removal",
+    /// An NVMe controller has an event to report. Opportunity: a command to be fetched. Parameter: which.
+    NvmeEvent = "nvme-event",
+    /// An NVMe controller says something wrong of itself. Opportunity: a register loaded, an identification, a log page or
+    /// a count of queues given. Parameter: where, and what.
+    NvmeLie = "nvme-lie",
 }
 
 /// One fault that struck or shall strike.

@@ -110,10 +110,15 @@ impl World {
         block_size: u32,
         atomic_bytes: u32,
     ) -> u32 {
-        let disk = self.storage.disks.len() as u32;
-        self.storage.disks.push(Disk::new(len, block_size, atomic_bytes));
+        let disk = self.add_disk(Disk::new(len, block_size, atomic_bytes));
         self.storage.machines[machine as usize].disks.insert(path.to_owned(), disk);
         disk
+    }
+
+    /// Adds a disk that has no name.
+    pub(crate) fn add_disk(&mut self, disk: Disk) -> u32 {
+        self.storage.disks.push(disk);
+        self.storage.disks.len() as u32 - 1
     }
 
     /// Removes the name of a payload file; whoever has it open keeps it.

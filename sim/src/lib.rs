@@ -15,6 +15,7 @@ pub mod import;
 mod mailbox;
 pub mod memory;
 pub mod notifier;
+pub mod nvme;
 mod offload;
 pub mod operator;
 pub mod pci;

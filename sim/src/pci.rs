@@ -159,14 +159,17 @@ impl World {
         number
     }
 
-    /// Pulls a function out, with no warning.
+    /// Pulls a function out, with no warning; it loses its power.
     pub fn unplug(&mut self, function: u32) {
         let slot = &mut self.pci.functions[function as usize];
         if !std::mem::take(&mut slot.present) {
             return;
         }
         slot.vectors.clear();
-        let address = slot.address;
+        let (address, acts) = (slot.address, slot.device.is_none());
+        if !acts {
+            self.on_device(function, |device, world| device.power_loss(world));
+        }
         self.trace.add(Record::Life, u64::from(function), 5);
         self.changed();
         self.tell(|| format!("function {address} is pulled out"));
@@ -201,15 +204,26 @@ impl World {
         let place = u64::from(function) << 40 | u64::from(len) << 36 | offset;
         self.trace.add(Record::Register, place, value);
         self.on_device(function, |device, world| device.store(world, offset, len, value));
-        let model = self.pci.functions[function as usize].model;
         self.changed();
-        self.wake_model(model);
+        self.wake_function(function);
     }
 
     /// The process that has a function open, whose memory it reaches; `None` where it may not reach any.
     pub(crate) fn mastered_for(&self, function: u32) -> Option<u32> {
         let slot = &self.pci.functions[function as usize];
         slot.holder.filter(|_| slot.present && slot.command() & BUS_MASTER != 0)
+    }
+
+    /// Whether what a function was told comes from a process that does not live any more.
+    pub(crate) fn is_orphaned(&self, function: u32) -> bool {
+        let holder = self.pci.functions[function as usize].holder;
+        holder.is_none_or(|process| !self.is_alive(process))
+    }
+
+    /// Wakes a function that has something new to do.
+    pub(crate) fn wake_function(&mut self, function: u32) {
+        let model = self.pci.functions[function as usize].model;
+        self.wake_model(model);
     }
 
     /// A function interrupts by one of its vectors.

@@ -32,6 +32,8 @@ pub(crate) enum Event {
     Drain(u32),
     /// A function that a dead process had open is given back.
     GiveBack(u32, u32),
+    /// An NVMe drive that was pulled out is plugged in again.
+    Plug(u32),
 }
 
 /// The moments to come.
@@ -680,6 +682,7 @@ pub fn run() -> End {
             Ok(Event::GiveBack(function, process)) => {
                 world::with(|world| world.give_back(function, process));
             }
+            Ok(Event::Plug(drive)) => world::with(|world| world.plug_drive(drive)),
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::files::Storage;
 use crate::follow::{Followed, Follower};
 use crate::memory::{MemoryMap, ProcessorId, SimWindow};
 use crate::notifier::Eventfd;
+use crate::nvme::Drive;
 use crate::offload::PendingJob;
 use crate::pci::Functions;
 use crate::platform::SimPlatform;
@@ -209,6 +210,7 @@ pub struct World {
     pub(crate) machines: u32,
     pub(crate) storage: Storage,
     pub(crate) pci: Functions,
+    pub(crate) drives: Vec<Drive>,
     pub(crate) processes: Vec<Process>,
     pub(crate) cores: Vec<Core>,
     pub(crate) models: Vec<ModelSlot>,
@@ -267,6 +269,7 @@ pub fn create(seed: u64, temper: Temper, faults: Faults) {
         machines: 0,
         storage: Storage::default(),
         pci: Functions::default(),
+        drives: Vec::new(),
         processes: Vec::new(),
         cores: Vec::new(),
         models: Vec::new(),

@@ -3,6 +3,8 @@
 // Each test's binary uses a part of this.
 #![allow(dead_code, unreachable_pub, reason = "one module for several test binaries")]
 
+pub mod nvme;
+
 use runtime::{Instant, Poll, Poller};
 use sim::faults::Faults;
 use sim::platform::{SimPlatform, SimWakes};
