@@ -89,6 +89,15 @@ struct Request<W> {
     failure: Option<IoFailure>,
 }
 
+impl<W> Request<W> {
+    /// Ends one piece; with the last one, the request.
+    #[inline]
+    fn end_piece(&mut self, token: u32) -> Option<Ended> {
+        self.pieces -= 1;
+        (self.pieces == 0).then(|| Ended { token, result: self.failure.map_or(Ok(()), Err) })
+    }
+}
+
 /// A part of a request that is still to be done.
 #[derive(Clone, Copy, Debug)]
 struct Piece {
@@ -238,9 +247,17 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
             return self.end_piece(token, Err(IoFailure::Unsupported));
         }
         let len = if operation == Operation::Flush { 1 } else { len };
-        self.waiting.push_back(Piece { request: token, offset: 0, len, tries: 0 });
-        if self.waiting.len() == 1 {
-            self.issue_waiting(now);
+        let piece = Piece { request: token, offset: 0, len, tries: 0 };
+        let may_go = self.stage == Stage::Running && self.waiting.is_empty();
+        match if may_go { self.issue(now, piece) } else { None } {
+            // All of it went out at once, as of nearly every request.
+            Some(done) if done == len => {}
+            Some(done) => {
+                self.requests[token as usize].pieces += 1;
+                self.waiting.push_back(Piece { offset: done, len: len - done, ..piece });
+                self.issue_waiting(now);
+            }
+            None => self.waiting.push_back(piece),
         }
     }
 
@@ -256,7 +273,7 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
         }
         let mut worked = self.listen(now);
         if self.stage == Stage::Running {
-            worked |= self.reap(now);
+            worked |= self.reap(now, ended);
             self.resume(now);
             if let Some(queue) = &mut self.queue {
                 queue.pair.announce();
@@ -310,21 +327,15 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
     }
 
     /// Ends one piece of a request, and the request with its last.
-    #[inline]
     fn end_piece(&mut self, token: u32, result: Result<(), IoFailure>) {
         let request = &mut self.requests[token as usize];
         if let Err(failure) = result {
             request.failure.get_or_insert(failure);
         }
-        request.pieces -= 1;
-        if request.pieces == 0 {
-            let result = request.failure.map_or(Ok(()), Err);
-            self.ended.push(Ended { token, result });
-        }
+        self.ended.extend(request.end_piece(token));
     }
 
     /// Gives waiting pieces to the controller, as many as there is room for.
-    #[inline]
     fn issue_waiting(&mut self, now: Instant) {
         if self.stage != Stage::Running {
             return;
@@ -354,12 +365,13 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
         let queue = self.queue.as_mut().expect("a channel that runs has a queue");
         let request = &self.requests[piece.request as usize];
         let limits = &self.limits;
-        let block = u64::from(limits.block_size);
-        let lba = request.lba + piece.offset / block;
-        let list = queue.lists.part(u64::from(place) * LIST_LEN, LIST_LEN);
-        let cut = |blocks_max: u32| piece.len.min(u64::from(blocks_max) * block);
+        let shift = limits.block_shift;
+        let lba = request.lba + (piece.offset >> shift);
+        let lists = queue.lists;
+        let list = || lists.part(u64::from(place) * LIST_LEN, LIST_LEN);
+        let cut = |blocks_max: u32| piece.len.min(u64::from(blocks_max) << shift);
         let range = |opcode, len: u64, dword12| {
-            Command::on_range(opcode, queue.nsid, lba, (len / block) as u32, dword12)
+            Command::on_range(opcode, queue.nsid, lba, (len >> shift) as u32, dword12)
         };
         let fua_bit = |fua| if fua { Command::FUA } else { 0 };
         let mut bounce = None;
@@ -373,7 +385,7 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
                     want,
                     limits.block_size,
                     limits.sgls,
-                    &list,
+                    list,
                 );
                 let (pointer, len) = match described {
                     Some(described) => described,
@@ -399,7 +411,7 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
                             len as u32,
                             limits.block_size,
                             limits.sgls,
-                            &list,
+                            list,
                         );
                         described.expect("a bounce buffer is described by PRPs")
                     }
@@ -414,8 +426,9 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
             Operation::Flush => (Command::flush(queue.nsid), piece.len),
             Operation::Deallocate => {
                 let len = cut(limits.deallocate_max);
+                let list = list();
                 let mut bytes = [0; DsmRange::LEN];
-                DsmRange { attributes: 0, blocks: (len / block) as u32, slba: lba }.encode(&mut bytes);
+                DsmRange { attributes: 0, blocks: (len >> shift) as u32, slba: lba }.encode(&mut bytes);
                 list.window.write(0, &bytes);
                 (Command::deallocate(queue.nsid, 1).with_prps(list.address, 0), len)
             }
@@ -427,7 +440,7 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
             }
             Operation::WriteZeroes { fua, .. } => {
                 let len = u64::from(transfer_len(limits, lba, piece.len));
-                let pointer = all_one_page(queue.zeroes, len, &list);
+                let pointer = all_one_page(queue.zeroes, len, &list());
                 (pointer.on(range(io::WRITE, len, fua_bit(fua))), len)
             }
         };
@@ -444,7 +457,7 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
 
     /// Takes what the controller has completed.
     #[inline]
-    fn reap(&mut self, now: Instant) -> bool {
+    fn reap(&mut self, now: Instant, ended: &mut Vec<Ended>) -> bool {
         let Some(entries) = self.queue.as_ref().map(|queue| queue.entries) else { return false };
         let mut count = 0;
         // One turn of the queue at most: a controller that completes for ever does not hold the core.
@@ -454,7 +467,7 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
             count += 1;
             let ours = completion.sq_id == queue.id;
             match self.commands.take(completion.id).filter(|_| ours) {
-                Some(flight) => self.land(now, flight, &completion),
+                Some(flight) => self.land(now, flight, &completion, ended),
                 None => {
                     self.halt(Failure::Broken("it completed a command that is not out"));
                     break;
@@ -466,13 +479,13 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
 
     /// A command has come back.
     #[inline]
-    fn land(&mut self, now: Instant, flight: Flight, completion: &Completion) {
+    fn land(&mut self, now: Instant, flight: Flight, completion: &Completion, ended: &mut Vec<Ended>) {
         let Flight { piece, bounce, .. } = flight;
         if let Some(number) = bounce {
             self.unbounce(piece, number, completion.status);
         }
         if completion.status.is_success() {
-            self.end_piece(piece.request, Ok(()));
+            ended.extend(self.requests[piece.request as usize].end_piece(piece.request));
         } else {
             self.failed(now, piece, completion.status);
         }

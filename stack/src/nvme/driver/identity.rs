@@ -55,8 +55,9 @@ pub struct ControllerInfo {
 /// What commands on a namespace must keep to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
-    /// Bytes in a block: 512 or 4096.
+    /// Bytes in a block: 512 or 4096, 2^`block_shift`.
     pub(super) block_size: u32,
+    pub(super) block_shift: u32,
     /// Most bytes of one transfer, a multiple of the block size.
     pub(super) transfer_max: u32,
     /// Commands do not cross multiples of so many blocks; 0: no boundary.
@@ -138,6 +139,7 @@ impl ControllerInfo {
         let has = |bit| oncs & bit != 0;
         let limits = Limits {
             block_size: 0,
+            block_shift: 0,
             transfer_max,
             boundary: 0,
             sgls: match sgls & 3 {
@@ -275,7 +277,12 @@ impl Namespace {
             return Err(format!("its size of {size} blocks (NSZE) cannot be"));
         }
         let block_size = block_size as u32;
-        let mut limits = Limits { block_size, boundary: u64::from(identified.noiob), ..controller.limits };
+        let mut limits = Limits {
+            block_size,
+            block_shift: block_size.ilog2(),
+            boundary: u64::from(identified.noiob),
+            ..controller.limits
+        };
         let zeroes_blocks = controller.write_zeroes_bytes / u64::from(block_size);
         limits.write_zeroes_max = zeroes_blocks.min(u64::from(RANGE_BLOCKS_MAX)) as u32;
         limits.write_zeroes_deallocates = identified.dlfeat & IdentifyNamespace::DLFEAT_DEAC != 0;

@@ -56,7 +56,8 @@ impl Pointer {
 }
 
 /// Describes `len` bytes (at most [`TRANSFER_MAX`]) at `offset` of the windows, or as many of them, in whole blocks, as one
-/// command can; says how many. `None`: not even one block. The list may be needed until the command has ended.
+/// command can; says how many. `None`: not even one block. The list, if it is asked for, is needed until the command has
+/// ended.
 #[inline]
 pub(super) fn describe<W: Window, D: Dma<Window = W>>(
     dma: &D,
@@ -65,7 +66,7 @@ pub(super) fn describe<W: Window, D: Dma<Window = W>>(
     len: u32,
     block: u32,
     sgls: Sgls,
-    list: &Part<W>,
+    list: impl FnOnce() -> Part<W>,
 ) -> Option<(Pointer, u32)> {
     // One window, at most two pages: what nearly all requests are.
     if let ([window], 0) = (windows.0, offset)
@@ -81,6 +82,18 @@ pub(super) fn describe<W: Window, D: Dma<Window = W>>(
             return Some((Pointer::Prps(address, address + first_len), len));
         }
     }
+    describe_by_list(dma, windows, offset, len, block, sgls, &list())
+}
+
+fn describe_by_list<W: Window, D: Dma<Window = W>>(
+    dma: &D,
+    windows: Segments<'_, W>,
+    offset: u64,
+    len: u32,
+    block: u32,
+    sgls: Sgls,
+    list: &Part<W>,
+) -> Option<(Pointer, u32)> {
     let prps = describe_by_prps(dma, windows, offset, len, block, list);
     if prps.is_some_and(|(_, covered)| covered == len) || sgls == Sgls::No {
         return prps;
