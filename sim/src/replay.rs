@@ -159,5 +159,23 @@ mod tests {
         assert!(kind.contains("kind: unknown variant `kil`, expected one of `kill`"), "{kind}");
         let impossible = refused(&text.replacen("cores = ", "cores = 1000 # ", 1));
         assert_eq!(impossible, "a.toml: plan.cores is 1000; allowed: 1 to 16");
+        let listed = |request: &str| {
+            refused(&text.replacen(
+                "sectors-max = ",
+                &format!("requests = [\"{request}\"]\nsectors-max = "),
+                1,
+            ))
+        };
+        let queue = listed("queue 64: read 1+1");
+        assert!(
+            queue.starts_with("a.toml: plan.guests[0].requests, `queue 64: read 1+1`: its queue is 64;"),
+            "{queue}"
+        );
+        let beyond = listed("queue 0: read 1000000+1");
+        assert!(
+            beyond.contains("`queue 0: read 1000000+1`: its first sector is 1000000; allowed: 0 to "),
+            "{beyond}"
+        );
+        assert!(listed("queue 0: erase 1+1").contains("is no request; allowed: `queue Q: KIND"));
     }
 }
