@@ -412,6 +412,7 @@ mod tests {
         assert_eq!(left(&[hidden, durable], 10, 11), [(4, true), (10, false)]);
         // Out together with the durable write: either may lie on top, so it may come back.
         assert_eq!(left(&[write(8, 10, NEVER), durable], 10, NEVER), [(8, false), (10, false)]);
+        assert_eq!(left(&[write(8, 11, 12), durable], 10, NEVER), [(8, false), (10, false)]);
         // Completed before it, and yet not hidden by it but by something later: what an earlier power loss may have left on
         // top. A read that is out may return it, and so may a power loss.
         assert_eq!(left(&[write(4, 6, 13), durable], 10, 11), [(4, false), (10, false)]);

@@ -112,7 +112,7 @@ impl<W: runtime::Window> Chain<W> {
 
     /// Goes through the descriptors of a packed ring's request, replacing what was here. Only the last one may be
     /// indirect; its table is used whole, in its order (section 2.8.7).
-    #[inline]
+    #[inline(never)]
     pub(super) fn walk_packed<P: Platform<Window = W>>(
         &mut self,
         descriptors: &[PackedDescriptor],
@@ -151,7 +151,7 @@ impl<W: runtime::Window> Chain<W> {
         self.walked = 0;
     }
 
-    #[inline]
+    #[inline(always)]
     fn add<P: Platform<Window = W>>(
         &mut self,
         address: u64,

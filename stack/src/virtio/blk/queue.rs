@@ -221,7 +221,9 @@ impl<P: Platform> Queue<P> {
         if work.channel.submit(work.now, &io, token).is_err() {
             return false;
         }
-        work.budget.submitted(io.segments.len());
+        if let Request::Io { len, .. } = slot.request {
+            work.budget.submitted(len);
+        }
         let (op, offset) = (operation_number(io.op), io.offset);
         slot.next_range += 1;
         work.platform.record(self.event(events::Kind::RequestSubmitted, head, op, offset, work));
