@@ -2,12 +2,14 @@
 //! controller fails.
 
 use hw::HostWindow;
-use runtime::{Memory, Window};
+use runtime::{ErrorKind, Memory, Segments, Window};
+use stack::block::{Bdev, Io, IoError, Kind, NvmeBdev, Op};
 use stack::nvme::bits::{
     AsyncEvent, Capabilities, Command, LbaFormat, LogPage, Status, admin, event, io, log,
 };
 use stack::nvme::driver::{Ended, Failure, IoFailure, Operation, Options, Report, Standing};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use tests::core::on_core;
 use tests::nvme::fake::{Disk, Fake, State};
@@ -152,7 +154,7 @@ fn workload(rig: &mut Rig, unit: u64, rounds: usize) -> u64 {
                     done += bytes.len();
                 }
                 assert_eq!(rig.run(&mut channel, Operation::Compare, lba, len, &windows), Ok(()));
-                windows[0].store_u8(0, !copy[range.start], std::sync::atomic::Ordering::Relaxed);
+                windows[0].store_u8(0, !copy[range.start], Relaxed);
                 let differs = rig.run(&mut channel, Operation::Compare, lba, len, &windows);
                 assert_eq!(differs, Err(IoFailure::Status(Status::COMPARE_FAILURE)));
             }
@@ -217,10 +219,7 @@ fn memory_that_is_not_mapped_is_copied_and_counted() {
             );
             window.fill(0, window.len(), 0);
             assert_eq!(rig.run(&mut channel, Operation::Read, 8, 96 << 10, &[window]), Ok(()));
-            assert_eq!(
-                window.load_u64((96 << 10) - 8, std::sync::atomic::Ordering::Relaxed),
-                0x5a5a_5a5a_5a5a_5a5a
-            );
+            assert_eq!(window.load_u64((96 << 10) - 8, Relaxed), 0x5a5a_5a5a_5a5a_5a5a);
             assert_eq!(channel.counters().copied_bytes, 192 << 10);
             drop(channel);
             rig.end();
@@ -622,6 +621,69 @@ fn fua_and_deallocation_are_said_to_the_controller() {
             rig.end();
         },
     );
+}
+
+#[test]
+fn a_namespace_is_a_bdev() {
+    let prepare = |state: &mut State| {
+        state.disks.insert(3, Disk::new(12, 100));
+        state.disks.get_mut(&3).expect("it is there").identity.nsattr = 1;
+        state.disks.get_mut(&1).expect("it is there").uuid = [0; 16];
+    };
+    with(prepare, Options::default(), |mut rig| {
+        let info = rig.driver.info().expect("it is ready").clone();
+        let bdev = |rig: &Rig, at: usize| {
+            let (namespace, link) = (rig.driver.namespaces()[at].clone(), rig.driver.link().clone());
+            let options = Options::default();
+            NvmeBdev::new("Nvme0", rig.driver.address(), info.clone(), namespace, link, options, 1)
+        };
+        let (disk, protected) = (bdev(&rig, 0), bdev(&rig, 1));
+        assert_eq!((disk.name(), protected.name()), ("Nvme0n1", "Nvme0n3"));
+        assert_eq!((disk.uuid(), protected.uuid()), (bdev(&rig, 0).uuid(), [12; 16]));
+        assert!(disk.uuid() != [0; 16], "a namespace without an identity gets the same one each time");
+        let geometry = disk.geometry();
+        assert_eq!((geometry.block_size, geometry.num_blocks, geometry.read_only), (512, 4096, false));
+        assert!(geometry.volatile_cache && geometry.discard && geometry.write_zeroes);
+        assert!(protected.geometry().read_only && !protected.geometry().discard);
+        assert_eq!(disk.driver_specific()["nvme"][0]["pci_address"], "0000:01:00.0");
+
+        let (memory, _mapping) = rig.memory(8192);
+        let run = |rig: &mut Rig, bdev: &NvmeBdev<_, _>, op: Op, offset: u64, len: u64| {
+            let mut channel = bdev.channel(rig.platform()).expect("a channel");
+            let windows = [memory.slice(0, len).expect("inside")];
+            let segments =
+                Segments(if matches!(op, Op::Read | Op::Write { .. }) { &windows[..] } else { &[] });
+            channel.submit(rig.now, &Io { op, offset, len, segments }, 77).expect("there is room");
+            let mut completions = Vec::new();
+            rig.until("a completion", |rig| {
+                channel.poll(rig.now, &mut completions);
+                !completions.is_empty()
+            });
+            assert_eq!(completions[0].token, 77);
+            completions[0].result
+        };
+        memory.fill(0, 8192, 0x77);
+        let write = Op::Write { fua: true };
+        assert_eq!(run(&mut rig, &disk, write, 1024, 8192), Ok(()));
+        assert_eq!(rig.fake.state().disks[&1].bytes[1024..9216], [0x77; 8192]);
+        assert_eq!(run(&mut rig, &disk, Op::Read, 0, 4096), Ok(()));
+        assert_eq!(memory.load_u64(0, Relaxed), 0xeeee_eeee_eeee_eeee);
+        assert_eq!(run(&mut rig, &disk, Op::Discard, 0, 1024), Ok(()));
+        assert_eq!(run(&mut rig, &disk, Op::WriteZeroes { unmap: false, fua: true }, 4096, 4096), Ok(()));
+        assert_eq!(run(&mut rig, &disk, Op::Flush, 0, 0), Ok(()));
+        assert_eq!(rig.fake.state().disks[&1].bytes[4096..8192], [0; 4096]);
+        assert_eq!(run(&mut rig, &disk, Op::Read, 4096 * 512, 512), Err(IoError::OutOfRange));
+        assert_eq!(run(&mut rig, &protected, write, 0, 4096), Err(IoError::ReadOnly));
+        let dead = Status::UNRECOVERED_READ_ERROR.with_dnr(1);
+        rig.fake.state().orders.statuses.push_back(dead);
+        assert_eq!(run(&mut rig, &disk, Op::Read, 0, 512), Err(IoError::Medium(ErrorKind::Io)));
+        rig.fake.state().orders.removed = true;
+        rig.failed();
+        assert_eq!(run(&mut rig, &disk, Op::Read, 0, 512), Err(IoError::Medium(ErrorKind::NotFound)));
+        let counted = disk.statistics().total();
+        assert_eq!((counted.kind(Kind::Read).ops, counted.errors()), (1, 3));
+        rig.end();
+    });
 }
 
 /// Whatever a controller says of itself, it is driven or given up, and nothing panics.

@@ -36,6 +36,12 @@ impl Rig {
         Self { fake, driver, now: Instant(1), platform: platform.clone(), options }
     }
 
+    /// The core's platform.
+    #[must_use]
+    pub fn platform(&self) -> &HostPlatform {
+        &self.platform
+    }
+
     /// Lets a millisecond pass.
     pub fn turn(&mut self) {
         self.now = self.now.after(Duration::from_millis(1));
