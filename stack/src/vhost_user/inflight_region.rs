@@ -116,7 +116,7 @@ impl<P: Platform> InflightRegion<P> {
     }
 
     /// Ends the tracking of a ring that was drained because the front-end asked so: it has nothing in flight, and if
-    /// it starts again, then at an index of the front-end's choice.
+    /// it starts again, then where the front-end says.
     pub(super) fn retire(&self, ring: u16) {
         if let Some(part) = self.part(ring) {
             inflight::retire(&part);

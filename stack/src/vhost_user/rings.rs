@@ -296,7 +296,10 @@ impl<P: Platform> Rings<P> {
         device.begin_stop(index);
     }
 
-    /// The ring is drained: stops it, and gives its base. Its tracking ends with it.
+    /// The ring is drained: stops it, and gives its base. The tracking of a split ring ends with it, since its base can
+    /// always be read from the ring. A packed one's cannot: should this process die before the base is said, the region is
+    /// all that knows it. A front-end asks for a new region when its driver is reset (`GET_INFLIGHT_FD`), so that the
+    /// position never meets another driver's ring.
     pub(super) fn finish_stop(&mut self, index: u16, device: &mut BlkDevice<P>) -> u32 {
         let started = device.is_started(index);
         let ring = self.ring(index);
@@ -308,7 +311,9 @@ impl<P: Platform> Rings<P> {
         let base = ring.base.unwrap_or(device.layout().first_base());
         // Also a ring that was described and never ran: what a dead life had taken from it must not come back in the
         // next one, should the front-end use the region again.
-        if let Some(region) = ring.inflight.take().or_else(|| self.inflight.clone()) {
+        if let Some(region) = ring.inflight.take().or_else(|| self.inflight.clone())
+            && region.layout() == Layout::Split
+        {
             region.retire(index);
         }
         base
@@ -331,7 +336,9 @@ impl<P: Platform> Rings<P> {
     /// Everything that the front-end said of the rings is forgotten (`RESET_DEVICE`), but for whom to tell (call and
     /// error notifiers, which front-ends set once a session). All rings are stopped.
     pub(super) fn reset(&mut self, device: &mut BlkDevice<P>) {
-        self.inflight = None;
+        if let Some(region) = self.inflight.take() {
+            (0..MAX_QUEUES).for_each(|index| region.retire(index));
+        }
         for index in 0..MAX_QUEUES {
             *self.ring(index) = Ring::default();
             device.set_enabled(index, false);
