@@ -30,8 +30,8 @@ pub enum Call {
     CreateNull(String, u64),
     /// A bdev on a disk: name, path, through AIO (else io_uring).
     CreateFile(String, String, bool),
-    /// A controller on a bdev.
-    CreateController(String, String),
+    /// A controller on a bdev: its name, the bdev's, whether packed rings are offered.
+    CreateController(String, String, bool),
     /// Removes a null bdev.
     DeleteNull(String),
     /// Looks at the size of a bdev on a disk again: name, through AIO.
@@ -53,8 +53,11 @@ impl Call {
                 if *aio { "bdev_aio_create" } else { "bdev_uring_create" },
                 json!({"name": name, "filename": path, "block_size": 512, "uuid": uuid_of(name)}),
             ),
-            Self::CreateController(name, bdev) => {
+            Self::CreateController(name, bdev, false) => {
                 ("vhost_create_blk_controller", json!({"ctrlr": name, "dev_name": bdev}))
+            }
+            Self::CreateController(name, bdev, true) => {
+                ("vhost_create_blk_controller", json!({"ctrlr": name, "dev_name": bdev, "packed_ring": true}))
             }
             Self::DeleteNull(name) => ("bdev_null_delete", json!({"name": name})),
             Self::Rescan(name, aio) => {
@@ -76,8 +79,8 @@ impl Call {
             Self::CreateFile(name, _, aio) => {
                 bdev(name, if *aio { "AIO disk" } else { "URING bdev" }.to_owned())
             }
-            Self::CreateController(name, on) => {
-                Some(Change::Put { object: format!("controller {name}"), value: format!("on {on}") })
+            Self::CreateController(name, on, packed) => {
+                Some(Change::Put { object: format!("controller {name}"), value: controller(on, *packed) })
             }
             Self::DeleteNull(name) => Some(Change::Remove { object: format!("bdev {name}") }),
             Self::Rescan(..) => None,
@@ -92,6 +95,11 @@ impl Call {
             None => false,
         }
     }
+}
+
+/// What a listing shows of a controller.
+fn controller(bdev: &str, packed: bool) -> String {
+    format!("on {bdev}{}", if packed { ", packed rings" } else { "" })
 }
 
 fn request(id: u64, method: &str, params: &Value) -> Vec<u8> {
@@ -328,9 +336,9 @@ impl Operator {
                 let mut listing = self.listing.take().unwrap_or_default();
                 listing.remove("bdevs listed");
                 for controller in answer["result"].as_array().into_iter().flatten() {
-                    let bdev = text(&controller["backend_specific"]["block"]["bdev"]);
-                    listing
-                        .insert(format!("controller {}", text(&controller["ctrlr"])), format!("on {bdev}"));
+                    let block = &controller["backend_specific"]["block"];
+                    let value = self::controller(text(&block["bdev"]), block["packed_ring"] == json!(true));
+                    listing.insert(format!("controller {}", text(&controller["ctrlr"])), value);
                 }
                 let verdict = self.record.borrow_mut().state.listed(&listing);
                 if let Err(what) = verdict {

@@ -14,6 +14,9 @@ use toml::Spanned;
 
 /// Number of the stream that the plan is drawn from.
 const STREAM: u64 = 40_000;
+/// Number of the first of the streams that the layouts of rings are drawn from, one a guest: whether a guest's rings are
+/// packed changes nothing else about it.
+const STREAM_LAYOUTS: u64 = 41_000;
 /// Sectors by which a disk may grow in a run at most.
 const GROWTH_MAX: u64 = 65_536;
 /// Steps after which a run is given up, for each request that it makes.
@@ -40,6 +43,9 @@ pub struct GuestPlan {
     pub workload: Workload,
     /// Regions of memory.
     pub regions: usize,
+    /// RING_PACKED is offered and accepted.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub packed: bool,
     /// EVENT_IDX is accepted.
     pub event_idx: bool,
     /// Indirect descriptors are accepted.
@@ -94,6 +100,9 @@ pub struct Plan {
     pub guest_attacks: u64,
     /// Connections of a hostile front-end.
     pub front_end_attacks: u64,
+    /// The hostile neighbours' rings may be packed.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub hostile_packed: bool,
     /// What the bdevs of the hostile neighbours are.
     pub hostile_bdev: BdevKind,
     /// Nanoseconds in which a request must end in a healed world.
@@ -115,6 +124,12 @@ fn toss(switch: Switch, rng: &mut Rng) -> bool {
         Switch::Off => false,
         Switch::Drawn => drawn,
     }
+}
+
+/// What a plan that was written before there was a choice leaves out.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+const fn is_off(switch: &bool) -> bool {
+    !*switch
 }
 
 fn pick<T: Copy>(choices: &Spanned<Vec<T>>, rng: &mut Rng) -> T {
@@ -149,8 +164,10 @@ impl Plan {
         let grows = faults
             .get(&FaultKind::Resize)
             .map_or(0, |plan| (plan.rate.most * plan.range.high).min(GROWTH_MAX));
-        let guests: Vec<GuestPlan> =
-            (0..draw(&scenario.guest.count, rng)).map(|_| draw_guest(scenario, grows, rng)).collect();
+        let packed = |of: u64| toss(scenario.guest.packed, &mut Rng::new(seed, STREAM_LAYOUTS + of));
+        let guests: Vec<GuestPlan> = (0..draw(&scenario.guest.count, rng))
+            .map(|number| draw_guest(scenario, packed(number), grows, rng))
+            .collect();
         let attacks = |range: &Option<Spanned<Range>>, rng: &mut Rng| {
             range.as_ref().map_or(0, |range| draw(range, rng))
         };
@@ -172,6 +189,7 @@ impl Plan {
             down_ns: scaled(world.down_us.get_ref(), 1000),
             changes,
             faults,
+            hostile_packed: guest_attacks + front_end_attacks > 0 && packed(guests.len() as u64),
             guests,
             guest_attacks,
             front_end_attacks,
@@ -269,7 +287,7 @@ fn draw_fault(fault: &FaultRate, rng: &mut Rng) -> FaultPlan {
     }
 }
 
-fn draw_guest(scenario: &Scenario, grows: u64, rng: &mut Rng) -> GuestPlan {
+fn draw_guest(scenario: &Scenario, packed: bool, grows: u64, rng: &mut Rng) -> GuestPlan {
     let guest = &scenario.guest;
     let bdev = pick(&guest.bdev, rng);
     let queues = draw(&guest.queues, rng) as u16;
@@ -308,6 +326,7 @@ fn draw_guest(scenario: &Scenario, grows: u64, rng: &mut Rng) -> GuestPlan {
         ring_sizes,
         workload,
         regions: draw(&guest.regions, rng) as usize,
+        packed,
         event_idx,
         indirect,
         flush: !rng.chance(1, 8),

@@ -117,7 +117,7 @@ fn build(
         let eye = Eye::new(record, DeviceCheckers::new(guest.sectors_max, power_loss, unplug, plan.bound_ns));
         let (bdev, controller) = (format!("bdev{number}"), format!("disk.{number}"));
         let disk = create_bdev(machine, guest.bdev, guest.sectors, &bdev, &mut operator.borrow_mut());
-        operator.borrow_mut().ask(Call::CreateController(controller.clone(), bdev.clone()));
+        operator.borrow_mut().ask(Call::CreateController(controller.clone(), bdev.clone(), guest.packed));
         let options = VmOptions {
             number: number as u16,
             queues: guest.queues,
@@ -185,7 +185,7 @@ fn build_neighbours(
     let mut controller = |name: &str| {
         let bdev = format!("{name}-bdev");
         create_bdev(machine, plan.hostile_bdev, HOSTILE_SECTORS, &bdev, operator);
-        operator.ask(Call::CreateController(name.to_owned(), bdev));
+        operator.ask(Call::CreateController(name.to_owned(), bdev, plan.hostile_packed));
         Operator::socket(name)
     };
     if plan.guest_attacks > 0 {
@@ -226,11 +226,17 @@ fn build_neighbours(
             seed: plan.seed,
         };
         let vmm = Vmm::build(options, Rc::clone(&vm), Blind);
-        neighbours.push(HostileGuest::build(vm, vmm, plan.guest_attacks, plan.seed));
+        neighbours.push(HostileGuest::build(vm, vmm, plan.guest_attacks, plan.hostile_packed, plan.seed));
     }
     if plan.front_end_attacks > 0 {
         let path = controller("hostile-front-end");
-        neighbours.push(HostileFrontEnd::build(machine, path, plan.front_end_attacks, plan.seed));
+        neighbours.push(HostileFrontEnd::build(
+            machine,
+            path,
+            plan.front_end_attacks,
+            plan.hostile_packed,
+            plan.seed,
+        ));
     }
     neighbours
 }

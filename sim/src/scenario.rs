@@ -162,6 +162,8 @@ pub struct Guest {
     pub request_sectors: Spanned<Range>,
     /// Regions of memory.
     pub regions: Spanned<Range>,
+    /// VIRTIO_F_RING_PACKED.
+    pub packed: Switch,
     /// VIRTIO_F_EVENT_IDX.
     pub event_idx: Switch,
     /// VIRTIO_F_INDIRECT_DESC.
@@ -190,6 +192,7 @@ impl Default for Guest {
             requests: spanned(500, 800),
             request_sectors: spanned(1, 8),
             regions: spanned(1, 3),
+            packed: Switch::Drawn,
             event_idx: Switch::Drawn,
             indirect: Switch::Drawn,
             firmware: Switch::Drawn,

@@ -139,6 +139,7 @@ impl Guest {
             feature::VERSION_1 | feature::BLK_SIZE | feature::SEG_MAX | feature::MQ | feature::RO;
         features |= feature::DISCARD | feature::WRITE_ZEROES;
         for (on, bit) in [
+            (self.plan.packed, feature::RING_PACKED),
             (self.plan.event_idx, feature::EVENT_IDX),
             (self.plan.indirect, feature::INDIRECT),
             (self.plan.flush, feature::FLUSH | feature::CONFIG_WCE),

@@ -1,6 +1,8 @@
 //! Many seeds of many scenarios, on several threads, each with a world of its own.
 
 use crate::catalog::Named;
+use crate::check::RECOVERIES;
+use crate::faults::FaultKind;
 use crate::plan::Plan;
 use crate::report::Outcome;
 use crate::run;
@@ -66,6 +68,15 @@ impl Totals {
                 if !struck {
                     idle.push(format!("the fault `{kind}` of {name} never struck"));
                 }
+            }
+        }
+        for (name, never) in RECOVERIES.into_iter().zip([Switch::On, Switch::Off]) {
+            let wanted = |named: &&Named| {
+                let kills = named.scenario.rate(FaultKind::Kill).is_some_and(|rate| rate.on != Switch::Off);
+                kills && named.scenario.guest.packed != never
+            };
+            if scenarios.iter().find(wanted).is_some() && !self.checks.contains_key(name) {
+                idle.push(format!("no request was recovered: `{name}`"));
             }
         }
         idle.extend(

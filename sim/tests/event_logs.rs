@@ -26,6 +26,7 @@ requests = 2
 firmware = "off"
 regions = 1
 front-end = ["qemu7"]
+packed = "off"
 event-idx = "on"
 indirect = "off"
 "#;

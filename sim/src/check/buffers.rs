@@ -1,7 +1,8 @@
 //! Nobody below the guest touches memory that is not theirs at that moment.
 //!
 //! Readable for the device: the descriptor table, the available ring, and the readable pieces of requests that are out.
-//! Writable: the used ring, and the writable pieces of requests that are out. Everything else is the guest's own, from
+//! Writable: the used ring, and the writable pieces of requests that are out. Of a packed ring's descriptors, those that
+//! are available and not given back are both, and of all others the device may read the flags alone. Everything else is the guest's own, from
 //! the moment at which it took a completion from the used ring, and a region that was removed is nobody's. A late
 //! write of a dead process's disk into a buffer that was completed since shows here as well.
 //!
@@ -17,6 +18,10 @@ pub const GRANULE: u64 = 16;
 const LOAD: u8 = 1;
 /// The device may store (and load what it stored).
 const STORE: u8 = 2;
+/// The device may load the flags of a packed ring's descriptor, which has a granule of its own.
+const LOOK: u8 = 4;
+/// Where the flags stand in it.
+const FLAGS: u64 = 14;
 
 #[derive(Debug)]
 struct Region {
@@ -51,9 +56,12 @@ impl Buffers {
                 }
             }
             Observation::QueueReady { place, .. } => {
-                self.set(place.desc.0, place.desc.1, LOAD);
+                self.set(place.desc.0, place.desc.1, if place.packed { LOOK } else { LOAD });
                 self.set(place.avail.0, place.avail.1, LOAD);
                 self.set(place.used.0, place.used.1, LOAD | STORE);
+            }
+            Observation::Places { address, len, lent } => {
+                self.set(address, len, if lent { LOAD | STORE } else { LOOK });
             }
             Observation::Submitted { buffers, .. } => {
                 for buffer in buffers {
@@ -110,7 +118,11 @@ impl Buffers {
         if !region.present {
             return Err(format!("{who} {did} {len} bytes at {address:#x}, in a region that was removed"));
         }
-        let needed = if store { STORE } else { LOAD };
+        let needed = match store {
+            true => STORE,
+            false if address % GRANULE >= FLAGS && granules.len() == 1 => LOAD | LOOK,
+            false => LOAD,
+        };
         let first = granules.start as u64 * GRANULE + region.address;
         match region.rights[granules].iter().position(|&rights| rights & needed == 0) {
             None => Ok(()),

@@ -39,6 +39,9 @@ use std::collections::BTreeMap;
 pub const NAMES: [&str; 9] =
     ["exactly_once", "virtqueue", "reads", "durability", "buffers", "leaks", "progress", "session", "state"];
 
+/// Names under which the requests are counted that a life of the target left to the next one, in split and in packed rings.
+pub const RECOVERIES: [&str; 2] = ["recovery, split", "recovery, packed"];
+
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
@@ -129,6 +132,11 @@ impl DeviceCheckers {
         // Where the power is never lost there is nothing to judge, and nothing is claimed.
         if self.history.knows_power_loss() {
             *checks.entry("durability").or_default() += self.durability.evaluations();
+        }
+        for (name, requests) in RECOVERIES.into_iter().zip(self.virtqueue.inherited()) {
+            if requests > 0 {
+                *checks.entry(name).or_default() += requests;
+            }
         }
         // Judged by `buffers`, and counted by itself: a removal at rest proves little.
         if self.unplug {

@@ -117,11 +117,13 @@ pub struct Buffer {
 /// A virtqueue as the guest laid it out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingPlace {
-    /// Descriptor table: address, size in bytes.
+    /// Whether it is a packed one.
+    pub packed: bool,
+    /// Descriptor table, or the ring of descriptors: address, size in bytes.
     pub desc: (u64, u64),
-    /// Available ring: address, size in bytes.
+    /// Available ring, or the driver's event suppression: address, size in bytes.
     pub avail: (u64, u64),
-    /// Used ring: address, size in bytes.
+    /// Used ring, or the device's event suppression: address, size in bytes.
     pub used: (u64, u64),
 }
 
@@ -143,7 +145,7 @@ pub enum Observation<'a> {
         id: RequestId,
         /// The queue.
         queue: u16,
-        /// Head of its chain.
+        /// Number of its chain: its head, or its id.
         head: u16,
         /// What it asks.
         kind: Kind,
@@ -174,6 +176,17 @@ pub enum Observation<'a> {
         id: u32,
         /// The element's len.
         len: u32,
+        /// Packed: whether the device says that it wrote anything.
+        written: Option<bool>,
+    },
+    /// Descriptors of a packed ring change hands: the driver makes them available, or takes them back.
+    Places {
+        /// Address of the first.
+        address: u64,
+        /// Their length in bytes.
+        len: u64,
+        /// Whether they are the device's from now on.
+        lent: bool,
     },
     /// The driver matched that element with a request and read its status.
     Completed {
@@ -181,7 +194,7 @@ pub enum Observation<'a> {
         id: RequestId,
         /// The queue.
         queue: u16,
-        /// Head of its chain.
+        /// Number of its chain: its head, or its id.
         head: u16,
         /// What it asked.
         kind: Kind,
@@ -289,11 +302,18 @@ pub enum Observation<'a> {
         /// The queue.
         queue: u16,
         /// The base that it gave.
-        base: u16,
-        /// The used index in guest memory at that moment.
-        used: u16,
+        base: u32,
+        /// The base of a ring in which all is given back that was taken, as far as guest memory shows it.
+        drained: u32,
         /// Whether the guest's requests were to be finished (they go on later) and not forgotten.
         pausing: bool,
+    },
+    /// A next back-end is given a ring whose inflight region marks requests of the one before.
+    Inherited {
+        /// Whether it is a packed ring.
+        packed: bool,
+        /// Requests.
+        requests: u16,
     },
     /// A living target that was not asked to stop closed a front-end's connection.
     ClosedByTarget,
@@ -305,7 +325,7 @@ pub enum Observation<'a> {
         free: u16,
         /// Requests that the driver still waits for.
         outstanding: u16,
-        /// Entries that the inflight region still marks as in flight, and whether its copy of the used index is the
+        /// Entries that the inflight region still marks as in flight, and whether its used index (or position) is the
         /// ring's; `None` where there is no region.
         tracked: Option<(u16, bool)>,
     },

@@ -53,12 +53,12 @@ impl Session {
                 self.evaluations += 1;
                 if good { Ok(()) } else { Err(format!("a malformed message {request} on the channel back")) }
             }
-            Observation::RingStopped { queue, base, used, pausing } => {
+            Observation::RingStopped { queue, base, drained, pausing } => {
                 self.evaluations += 1;
-                if pausing && base != used {
+                if pausing && base != drained {
                     return Err(format!(
-                        "queue {queue} was stopped with {} requests taken and not answered (base {base}, used {used})",
-                        base.wrapping_sub(used)
+                        "queue {queue} was stopped at base {base:#x}, where one with nothing taken and not given back is \
+                         at {drained:#x}"
                     ));
                 }
                 Ok(())

@@ -1,6 +1,7 @@
-//! The virtqueue protocol, as far as a driver can see it (virtio 2.7.8, 5.2.6).
+//! The virtqueue protocol, as far as a driver can see it (virtio 2.7.8, 2.8.8, 5.2.6).
 //!
-//! Judged: the used index never runs past what is out; a completed request has a status that the specification has,
+//! Judged: the used index never runs past what is out, and nothing is used in a packed ring while nothing is out; a packed
+//! ring's used descriptor says that something was written exactly where its length does; a completed request has a status that the specification has,
 //! and a used length that says what was written (data and status of a read that went well, the status alone of what
 //! writes no data, never more than the chain offers, never nothing); an error only where one can have a cause; one
 //! serial for the life of the device, over restarts too.
@@ -25,6 +26,8 @@ pub struct Virtqueue {
     /// The device's serial, as its first answer to GET_ID had it.
     serial: Option<Vec<u8>>,
     evaluations: u64,
+    /// Requests that a back-end left to its next one, in split and in packed rings.
+    inherited: [u64; 2],
 }
 
 impl Virtqueue {
@@ -38,13 +41,18 @@ impl Virtqueue {
                 self.out[queue] = 0;
             }
             Observation::Submitted { queue, .. } => self.out[usize::from(queue)] += 1,
-            Observation::Used { queue, index, waiting, .. } => {
+            Observation::Used { queue, index, waiting, len, written, .. } => {
                 self.evaluations += 1;
                 let out = &mut self.out[usize::from(queue)];
                 if waiting > *out {
                     return Err(format!(
-                        "queue {queue}: the used index is {waiting} past element {index}, but only {out} requests are \
-                         out"
+                        "queue {queue}: {waiting} used elements wait from element {index} on, but only {out} requests \
+                         are out"
+                    ));
+                }
+                if written.is_some_and(|written| written != (len > 0)) {
+                    return Err(format!(
+                        "queue {queue}, used element {index}: its length is {len}, and its flags say the opposite"
                     ));
                 }
                 *out -= 1;
@@ -93,6 +101,9 @@ impl Virtqueue {
                     ));
                 }
             }
+            Observation::Inherited { packed, requests } => {
+                self.inherited[usize::from(packed)] += u64::from(requests);
+            }
             Observation::DeviceReset | Observation::PowerLost => self.out.clear(),
             _ => {}
         }
@@ -102,5 +113,10 @@ impl Virtqueue {
     /// Used elements and statuses judged.
     pub(super) fn evaluations(&self) -> u64 {
         self.evaluations
+    }
+
+    /// Requests that a back-end left to its next one, in split and in packed rings.
+    pub(super) fn inherited(&self) -> [u64; 2] {
+        self.inherited
     }
 }

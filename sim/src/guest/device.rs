@@ -57,7 +57,7 @@ impl Device {
             disk,
             workload,
             offer,
-            features: RingFeatures { event_idx: false, indirect: false },
+            features: RingFeatures { packed: false, event_idx: false, indirect: false },
             running: false,
             cache: CacheMode::Writeback,
             cache_epoch: 0,

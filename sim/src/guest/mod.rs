@@ -10,9 +10,11 @@
 pub mod device;
 pub mod listed;
 pub mod memory;
+pub mod packed;
 pub mod queue;
 pub mod request;
 pub mod ring;
+pub mod split;
 pub mod stamp;
 pub mod vm;
 pub mod workload;

@@ -6,11 +6,11 @@
 
 use super::device::Device;
 use super::memory::{Layout, Memory};
-use super::request::Slot;
+use super::packed::Habits;
+use super::request::{Slot, Table};
 use super::ring::{DriverRing, RingFeatures};
 use super::stamp::{self, SECTOR_BYTES};
 use super::{Step, Witness};
-use crate::check::observation::RingPlace;
 use crate::check::{CacheMode, Kind, Observation, Status};
 use crate::rng::Rng;
 use runtime::{Instant, Notifier, Window};
@@ -53,7 +53,7 @@ pub struct Queue<W, N> {
     ring: Option<DriverRing<W>>,
     slots: Vec<Slot>,
     free_slots: Vec<u16>,
-    /// By descriptor: the slot whose chain begins there.
+    /// By number of a chain: its slot.
     by_head: Vec<Option<u16>>,
     /// A request that is laid out and waits for descriptors: its slot, its direct pieces, its table.
     waiting: Option<(u16, usize, Option<u64>)>,
@@ -114,18 +114,16 @@ impl<W: Window, N: Notifier> Queue<W, N> {
                 order.swap(at, self.rng.below(at as u64 + 1) as usize);
             }
         }
-        self.ring = Some(DriverRing::new(&self.memory, addresses, size, features, order));
+        let habits = features.packed.then(|| Habits::draw(&mut self.rng));
+        let ring = DriverRing::new(&self.memory, addresses, size, features, order, habits);
+        let place = ring.place();
+        self.ring = Some(ring);
         self.free_slots = (0..self.layout.depth_max).rev().collect();
         self.by_head.clear();
         self.by_head.resize(usize::from(size), None);
         self.waiting = None;
         self.outstanding = 0;
         self.state = State::Awake;
-        let place = RingPlace {
-            desc: (addresses.desc, super::memory::desc_bytes(size)),
-            avail: (addresses.avail, super::memory::avail_bytes(size)),
-            used: (addresses.used, super::memory::used_bytes(size)),
-        };
         witness.saw(&Observation::QueueReady { queue: self.index, size, place });
     }
 
@@ -247,12 +245,12 @@ impl<W: Window, N: Notifier> Queue<W, N> {
                 self.pause_until = Instant(now.0 + self.rng.below(workload.think_ns_max + 1));
             }
             if self.rng.chance(1, 2) {
-                self.publish();
+                self.publish(witness);
             }
             return Step::Worked;
         }
         if self.ring_mut().has_unpublished() {
-            self.publish();
+            self.publish(witness);
             return Step::Worked;
         }
         let skip = if self.outstanding > 1 && self.rng.chance(1, 4) {
@@ -265,9 +263,16 @@ impl<W: Window, N: Notifier> Queue<W, N> {
         Step::Worked
     }
 
-    fn publish(&mut self) {
+    fn publish(&mut self, witness: &mut impl Witness) {
+        Self::saw_places(self.ring_mut().unpublished_places(), true, witness);
         self.ring_mut().publish();
         self.state = State::Telling;
+    }
+
+    fn saw_places(places: [(u64, u64); 2], lent: bool, witness: &mut impl Witness) {
+        for (address, len) in places.into_iter().filter(|(_, len)| *len > 0) {
+            witness.saw(&Observation::Places { address, len, lent });
+        }
     }
 
     /// Adds one request to the ring; whether there was room.
@@ -279,12 +284,17 @@ impl<W: Window, N: Notifier> Queue<W, N> {
                 let slot = self.free_slots.pop().expect("fewer are out than there are slots");
                 let ask = device.draw(self.index, &mut self.rng);
                 let indirect = device.features.indirect && self.rng.chance(device.workload.indirect, 256);
+                let table = match (indirect, device.features.packed) {
+                    (false, _) => Table::None,
+                    (true, false) => Table::OfTheEnd,
+                    (true, true) => Table::OfAll,
+                };
                 let (direct, table) = self.slots[usize::from(slot)].prepare(
                     &self.memory,
                     device.disk,
                     ask,
                     ring.size(),
-                    indirect,
+                    table,
                     &mut self.rng,
                 );
                 (slot, direct, table)
@@ -329,7 +339,9 @@ impl<W: Window, N: Notifier> Queue<W, N> {
             waiting: used.waiting,
             id: used.id,
             len: used.len,
+            written: used.written,
         });
+        Self::saw_places(used.places, false, witness);
         let head = used.id as u16;
         let Some(slot) = self.by_head.get_mut(used.id as usize).and_then(Option::take) else {
             // The checkers have objected to it already; there is nothing to finish.

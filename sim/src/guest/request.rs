@@ -58,6 +58,17 @@ pub enum LayoutStyle {
     Anyhow,
 }
 
+/// Which pieces of a chain go into an indirect table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// None.
+    None,
+    /// Those from a drawn one on: what a split ring allows (2.7.5.3).
+    OfTheEnd,
+    /// All of them: what a packed ring allows (2.8.19).
+    OfAll,
+}
+
 /// What a request asks; the draw's outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ask {
@@ -170,7 +181,7 @@ impl Slot {
         disk: u16,
         ask: Ask,
         chain_max: u16,
-        indirect: bool,
+        table: Table,
         rng: &mut Rng,
     ) -> (usize, Option<u64>) {
         self.ask = ask;
@@ -210,10 +221,11 @@ impl Slot {
         }
         let status = self.buffers[self.pieces - 1];
         memory.write(status.address + u64::from(status.len) - 1, &[STATUS_UNTOUCHED]);
-        if !indirect {
-            return (self.pieces, None);
-        }
-        let direct = if rng.chance(1, 4) { rng.below(self.pieces as u64) as usize } else { 0 };
+        let direct = match table {
+            Table::None => return (self.pieces, None),
+            Table::OfTheEnd if rng.chance(1, 4) => rng.below(self.pieces as u64) as usize,
+            Table::OfTheEnd | Table::OfAll => 0,
+        };
         let table = self.areas[0];
         self.buffers.push(Buffer {
             address: table,

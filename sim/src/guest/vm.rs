@@ -6,14 +6,14 @@ use super::device::Device;
 use super::memory::{Layout, Memory, Region};
 use super::queue::{Queue, QueueStart};
 use super::request::area_bytes;
-use super::ring::RingFeatures;
+use super::ring::{DriverRing, RingFeatures};
 use super::workload::{Offer, Workload};
 use super::{Step, Witness};
 use crate::check::Observation;
 use crate::memory::{ProcessorId, SimWindow};
 use crate::rng::Rng;
 use crate::world::{self, Model};
-use runtime::Notifier;
+use runtime::{Notifier, Window};
 use std::cell::RefCell;
 use std::rc::Rc;
 
@@ -112,7 +112,7 @@ impl Vm {
                     let (object, window) = world.memory_object(offset + len);
                     world.watch(object, number.into(), address - offset);
                     let user_address = USER_ADDRESS + at as u64 * USER_STRIDE;
-                    let window = runtime::Window::slice(&window, offset, len).expect("inside");
+                    let window = window.slice(offset, len).expect("inside");
                     Backing { object, offset, address, user_address, len, plugged: true, window }
                 })
             })
@@ -216,16 +216,22 @@ impl Vm {
         }
     }
 
-    /// The used index of a queue as memory has it: what a front-end knows after its back-end has died.
-    pub fn used_index(&self, queue: u16) -> u16 {
-        let Some(ring) = self.queues[usize::from(queue)].ring() else { return 0 };
-        let used = ring.addresses().used;
+    /// How far the device has given back in a queue, as memory has it: the used index, or the used position. What a
+    /// front-end knows of a split ring after its back-end has died; of a packed one only the driver knows it.
+    pub fn used(&self, queue: u16) -> u16 {
         let backing = &self.backings[0];
-        runtime::Window::load_u16(
-            &backing.window,
-            used + 2 - backing.address,
-            std::sync::atomic::Ordering::Acquire,
-        )
+        match self.queues[usize::from(queue)].ring() {
+            None => 0,
+            Some(DriverRing::Split(ring)) => backing
+                .window
+                .load_u16(ring.addresses().used + 2 - backing.address, std::sync::atomic::Ordering::Acquire),
+            Some(DriverRing::Packed(ring)) => {
+                let (address, len) = ring.place().desc;
+                let desc =
+                    backing.window.slice(address - backing.address, len).expect("the driver's own memory");
+                ring.used_bits(&desc)
+            }
+        }
     }
 
     /// The front-end's address of a guest-physical one.

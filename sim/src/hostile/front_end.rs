@@ -7,7 +7,7 @@
 use crate::faults::FaultKind;
 use crate::rng::Rng;
 use crate::unix::SimHandle;
-use crate::vmm::message::{self, Bytes, HEADER_BYTES, request};
+use crate::vmm::message::{self, Bytes, HEADER_BYTES, feature, request};
 use crate::world::{self, Model, Step};
 use runtime::{ErrorKind, Instant};
 use std::cell::Cell;
@@ -140,6 +140,8 @@ pub struct HostileFrontEnd {
     /// What is left to say of the greeting.
     greeting: std::ops::Range<usize>,
     received: u64,
+    /// Its rings may be packed.
+    packed: bool,
     /// Memory that it passes, with rings of zeroes or of garbage.
     memory: u32,
     /// A region of garbage that is passed as the inflight region.
@@ -150,7 +152,7 @@ pub struct HostileFrontEnd {
 impl HostileFrontEnd {
     /// A hostile front-end in the world that makes this many connections to a controller; the flag says when it is
     /// through.
-    pub fn build(machine: u32, path: String, attacks: u64, seed: u64) -> Rc<Cell<bool>> {
+    pub fn build(machine: u32, path: String, attacks: u64, packed: bool, seed: u64) -> Rc<Cell<bool>> {
         let through = Rc::new(Cell::new(false));
         let (memory, garbage) = Self::objects();
         let front_end = Self {
@@ -163,6 +165,7 @@ impl HostileFrontEnd {
             end: None,
             greeting: 0..0,
             received: 0,
+            packed,
             memory,
             garbage,
             through: Rc::clone(&through),
@@ -265,12 +268,20 @@ impl HostileFrontEnd {
         let region = |bytes: Bytes| bytes.u64(0).u64(MEMORY_BYTES).u64(user).u64(0);
         let bell = || vec![SimHandle::eventfd(world::with(world::World::eventfd))];
         let (bytes, handles) = match number {
-            request::SET_FEATURES => (plain.u64(0x1_5000_0000 | self.rng.below(2) << 29), Vec::new()),
+            request::SET_FEATURES => {
+                let event_idx = self.rng.below(2) << 29;
+                // Also between two regions, so that one is met by rings of the other layout.
+                let packed = if self.packed && self.rng.chance(3, 4) { feature::RING_PACKED } else { 0 };
+                (plain.u64(0x1_5000_0000 | event_idx | packed), Vec::new())
+            }
             request::SET_PROTOCOL_FEATURES => (plain.u64(0x1_962b), Vec::new()),
             request::SET_MEM_TABLE => (region(plain.u32(1).u32(0)), memory()),
             request::ADD_MEM_REG => (region(plain.u64(0)), memory()),
             request::REM_MEM_REG => (region(plain.u64(0)), Vec::new()),
             request::SET_VRING_NUM => (state(64), Vec::new()),
+            request::SET_VRING_BASE if self.packed => {
+                (state(self.position() | self.position() << 16), Vec::new())
+            }
             request::SET_VRING_BASE => (state(self.rng.below(4)), Vec::new()),
             request::SET_VRING_ENABLE => (state(1), Vec::new()),
             request::GET_VRING_BASE => (state(0), Vec::new()),
@@ -299,6 +310,49 @@ impl HostileFrontEnd {
         (bytes.0, handles)
     }
 
+    /// A position of a packed ring of 64 places, or one beyond it.
+    fn position(&mut self) -> u64 {
+        let index = if self.rng.chance(1, 8) { self.rng.below(1 << 15) } else { self.rng.below(4) };
+        index | self.rng.below(2) << 15
+    }
+
+    /// An inflight region of packed rings in which some fields are right and others are not: lists without an end, entries
+    /// of two requests, positions that are none.
+    fn fill_packed_garbage(&mut self) {
+        use runtime::Window;
+        use std::sync::atomic::Ordering::Relaxed;
+        let window = world::with(|world| world.window_onto(self.garbage));
+        let careful = self.rng.chance(1, 2);
+        for part in 0..2 {
+            let at = part * 2112;
+            window.store_u64(at, 0, Relaxed);
+            window.store_u16(at + 8, self.rng.below(3) as u16, Relaxed);
+            window.store_u16(
+                at + 10,
+                if self.rng.chance(7, 8) { 64 } else { self.rng.word() as u16 },
+                Relaxed,
+            );
+            for field in [12, 14, 16, 18] {
+                window.store_u16(at + field, self.rng.below(if careful { 3 } else { 70 }) as u16, Relaxed);
+            }
+            for wrap in [20, 21] {
+                window.store_u8(at + wrap, self.rng.below(if careful { 2 } else { 3 }) as u8, Relaxed);
+            }
+            for entry in 0..64 {
+                let place = at + 32 + entry * 32;
+                let odd = !careful || self.rng.chance(1, 40);
+                let next = if odd { self.rng.below(80) } else { entry + 1 };
+                window.store_u8(place, if odd { self.rng.below(3) as u8 } else { 0 }, Relaxed);
+                window.store_u16(place + 2, next as u16, Relaxed);
+                window.store_u16(place + 4, self.rng.below(68) as u16, Relaxed);
+                window.store_u16(place + 6, self.rng.below(4) as u16, Relaxed);
+                window.store_u64(place + 8, INTERESTING[self.rng.below(16) as usize], Relaxed);
+                window.store_u64(place + 16, self.rng.word(), Relaxed);
+                window.store_u64(place + 24, INTERESTING[self.rng.below(16) as usize], Relaxed);
+            }
+        }
+    }
+
     /// Rings of anything, and an inflight region in which some fields are right and others are not.
     fn fill_garbage(&mut self) {
         use runtime::Window;
@@ -306,6 +360,10 @@ impl HostileFrontEnd {
         let rings = world::with(|world| world.window_onto(self.memory));
         for at in (0..24_576.min(rings.len() & !1)).step_by(2) {
             rings.store_u16(at, self.rng.below(96) as u16, Relaxed);
+        }
+        if self.packed && self.rng.chance(3, 4) {
+            self.fill_packed_garbage();
+            return;
         }
         let window = world::with(|world| world.window_onto(self.garbage));
         for queue in 0..2 {

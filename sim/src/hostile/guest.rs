@@ -7,6 +7,8 @@
 use super::Blind;
 use crate::faults::FaultKind;
 use crate::guest::memory::RingAddresses;
+use crate::guest::packed::DESCRIPTOR_FLAGS;
+use crate::guest::ring::DriverRing;
 use crate::guest::vm::Shared;
 use crate::memory::SimWindow;
 use crate::rng::Rng;
@@ -33,15 +35,18 @@ const STREAM: u64 = 80_000;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
 const INDIRECT: u16 = 4;
+/// Of a descriptor of a packed ring (virtio 2.8.1).
+const AVAIL: u16 = 1 << 7;
+const USED: u16 = 1 << 15;
 
-/// The attacks; the number is drawn.
-const ATTACKS: [(&str, Attack); 27] = [
-    ("a head beyond the ring", |a| a.offer(a.size + a.any(60_000) as u16)),
-    ("a next beyond the ring", |a| {
+/// The attacks, and on which layout of ring each is made; one of those for the ring is drawn.
+const ATTACKS: [(&str, Of, Attack); 37] = [
+    ("a head beyond the ring", Of::Split, |a| a.offer(a.size + a.any(60_000) as u16)),
+    ("a next beyond the ring", Of::Split, |a| {
         a.desc(0, a.header(0, 0), 16, NEXT, a.size.saturating_add(a.any(9000) as u16));
         a.offer(0);
     }),
-    ("a chain that is a loop", |a| {
+    ("a chain that is a loop", Of::Split, |a| {
         let last = a.any(u64::from(a.size)) as u16;
         for at in 0..=last {
             a.desc(
@@ -54,77 +59,79 @@ const ATTACKS: [(&str, Attack); 27] = [
         }
         a.offer(0);
     }),
-    ("an indirect table of odd length", |a| {
+    ("an indirect table of odd length", Of::Both, |a| {
         a.desc(0, a.table(), 1 + 16 * a.any(4) as u32 + a.any(15) as u32, INDIRECT, 0);
         a.offer(0);
     }),
-    ("an empty indirect table", |a| {
+    ("an empty indirect table", Of::Both, |a| {
         a.desc(0, a.table(), 0, INDIRECT, 0);
         a.offer(0);
     }),
-    ("an indirect table in an indirect table", |a| {
+    ("an indirect table in an indirect table", Of::Both, |a| {
         a.describe(a.table(), 0, a.table(), 64, INDIRECT, 0);
         a.desc(0, a.table(), 64, INDIRECT, 0);
         a.offer(0);
     }),
-    ("an indirect descriptor with a next", |a| {
+    ("an indirect descriptor with a next", Of::Both, |a| {
         a.good_request_in_table();
         a.desc(0, a.table(), 48, INDIRECT | NEXT, 1);
         a.desc(1, a.data(), 1, WRITE, 0);
         a.offer(0);
     }),
-    ("an indirect table that the device should write", |a| {
+    ("an indirect table that the device should write", Of::Both, |a| {
         a.good_request_in_table();
         a.desc(0, a.table(), 48, INDIRECT | WRITE, 0);
         a.offer(0);
     }),
-    ("an indirect table outside of memory", |a| {
+    ("an indirect table outside of memory", Of::Both, |a| {
         a.desc(0, a.nowhere(), 48, INDIRECT, 0);
         a.offer(0);
     }),
-    ("a huge indirect table", |a| {
+    ("a huge indirect table", Of::Both, |a| {
         a.desc(0, a.region_end() - 4096, 1 << 20, INDIRECT, 0);
         a.offer(0);
     }),
-    ("a loop in an indirect table", |a| {
+    ("a loop in an indirect table", Of::Both, |a| {
         for at in 0..4 {
             a.describe(a.table(), at, a.header(0, 0), 16, NEXT, (at + 1) % 4);
         }
         a.desc(0, a.table(), 64, INDIRECT, 0);
         a.offer(0);
     }),
-    ("a buffer outside of memory", |a| a.request(0, 0, &[(a.nowhere(), 512, WRITE), (a.data(), 1, WRITE)])),
-    ("a buffer over the end of a region", |a| {
+    ("a buffer outside of memory", Of::Both, |a| {
+        a.request(0, 0, &[(a.nowhere(), 512, WRITE), (a.data(), 1, WRITE)])
+    }),
+    ("a buffer over the end of a region", Of::Both, |a| {
         a.request(0, 0, &[(a.region_end() - 100, 512, WRITE), (a.data(), 1, WRITE)]);
     }),
-    ("a buffer over the end of all addresses", |a| {
+    ("a buffer over the end of all addresses", Of::Both, |a| {
         a.request(0, 0, &[(u64::MAX - 200, 512, WRITE), (a.data(), 1, WRITE)]);
     }),
-    ("buffers of no length", |a| {
+    ("buffers of no length", Of::Both, |a| {
         a.request(0, 0, &[(a.data(), 0, WRITE), (a.data(), 0, WRITE), (a.data(), 1, WRITE)]);
     }),
-    ("buffers of all lengths", |a| {
+    ("buffers of all lengths", Of::Both, |a| {
         a.request(0, 0, &[(a.data(), u32::MAX, WRITE), (a.data(), u32::MAX, WRITE), (a.data(), 1, WRITE)]);
     }),
-    ("an available index far ahead", |a| {
+    ("an available index far ahead", Of::Split, |a| {
         a.set_avail_index(a.size.wrapping_mul(2).wrapping_add(a.any(9000) as u16))
     }),
-    ("an available index that goes back", |a| {
+    ("an available index that goes back", Of::Split, |a| {
         a.set_avail_index(a.avail_index().wrapping_sub(1 + a.any(100) as u16))
     }),
-    ("readable after writable", |a| {
+    ("readable after writable", Of::Both, |a| {
         a.desc(0, a.data(), 512, WRITE | NEXT, 1);
         a.desc(1, a.header(0, 0), 16, NEXT, 2);
         a.desc(2, a.data(), 1, WRITE, 0);
         a.offer(0);
     }),
-    ("no room for a status", |a| a.request(1, 0, &[(a.data(), 512, 0)])),
-    ("half a header", |a| {
+    ("no room for a status", Of::Both, |a| a.request(1, 0, &[(a.data(), 512, 0)])),
+    ("half a header", Of::Both, |a| {
         a.desc(0, a.header(0, 0), a.any(16) as u32, NEXT, 1);
         a.desc(1, a.data(), 1, WRITE, 0);
         a.offer(0);
     }),
-    ("a request of any type, place and length", |a| {
+    ("a request of any type, place and length", Of::Both, |a| {
         let kind = [0, 1, 4, 8, 10, 11, 13, 14, 15, 999][a.any(10) as usize];
         let sector = [0, u64::MAX, u64::MAX / 512, 1 << 55, a.any(4096)][a.any(5) as usize];
         let len = [1, 511, 513, 512, 4096, 20, 19][a.any(7) as usize];
@@ -132,30 +139,98 @@ const ATTACKS: [(&str, Attack); 27] = [
         a.fill(a.data(), 4096);
         a.request(kind, sector, &[(a.data(), len, flags), (a.data() + 8192, 1, WRITE)]);
     }),
-    ("ranges of any kind", |a| {
+    ("ranges of any kind", Of::Both, |a| {
         let kind = [11, 13][a.any(2) as usize];
         a.fill(a.data(), 4096);
         let len = [16, 15, 17, 0, 16 * 17, 16 * 256][a.any(6) as usize];
         a.request(kind, 0, &[(a.data(), len, 0), (a.data() + 8192, 1, WRITE)]);
     }),
-    ("the same head twice", |a| {
+    ("the same head twice", Of::Split, |a| {
         a.good_request();
         a.offer(0);
         a.offer(0);
     }),
-    ("buffers that are the ring itself", |a| {
+    ("buffers that are the ring itself", Of::Both, |a| {
         a.request(0, 0, &[(a.ring.used, 512, WRITE), (a.ring.desc, 512, WRITE), (a.ring.avail, 1, WRITE)]);
     }),
-    ("a used ring full of something", |a| {
+    ("a used ring full of something", Of::Split, |a| {
         a.fill(a.ring.used, 4 + 8 * u64::from(a.size));
         a.good_request();
         a.offer(0);
     }),
-    ("noise everywhere", |a| {
+    ("noise everywhere", Of::Split, |a| {
         a.fill(a.ring.desc, 16 * u64::from(a.size));
         a.fill(a.ring.avail, 4 + 2 * u64::from(a.size));
     }),
+    ("a chain without an end", Of::Packed, |a| {
+        for at in 0..a.size {
+            a.desc(at, a.header(0, 0), 16, NEXT, 0);
+        }
+        a.offer(0);
+    }),
+    ("a chain longer than the ring", Of::Packed, |a| {
+        // The last of them stands where the first one stood.
+        for at in 0..a.size {
+            a.desc(at, a.header(0, 0), 16, NEXT, 0);
+        }
+        a.offer(0);
+        a.set_flags(0, a.available(a.size));
+    }),
+    ("more requests than places", Of::Packed, |a| {
+        for at in 0..2 * a.size {
+            a.desc(at, a.header(0, 0), 16, 0, at);
+            a.set_flags(at, a.available(at));
+        }
+        a.offer(0);
+    }),
+    ("a request of another lap", Of::Packed, |a| {
+        a.good_request();
+        a.set_flags(0, NEXT | a.available(a.size));
+    }),
+    ("a descriptor that is used already", Of::Packed, |a| {
+        a.good_request();
+        a.set_flags(0, NEXT | AVAIL | USED);
+        a.set_flags(1, WRITE | NEXT);
+    }),
+    ("the same id twice", Of::Packed, |a| {
+        a.good_request();
+        a.offer(0);
+        a.desc(3, a.header(0, 0), 16, NEXT, 0);
+        a.desc(4, a.data(), 512, WRITE | NEXT, 0);
+        a.desc(5, a.data() + 4096, 1, WRITE, 2);
+        a.set_flags(3, NEXT | a.available(3));
+    }),
+    ("a request that ends in the lap to come", Of::Packed, |a| {
+        a.good_request();
+        a.set_flags(2, NEXT | a.available(2));
+        a.offer(0);
+    }),
+    ("an indirect table in the middle of a chain", Of::Packed, |a| {
+        a.good_request_in_table();
+        a.desc(0, a.header(0, 0), 16, NEXT, 0);
+        a.desc(1, a.table(), 48, INDIRECT | NEXT, 0);
+        a.desc(2, a.data(), 1, WRITE, 0);
+        a.offer(0);
+    }),
+    ("event suppression of any kind", Of::Packed, |a| {
+        a.fill(a.ring.avail, 4);
+        a.fill(a.ring.used, 4);
+        a.good_request();
+        a.offer(0);
+    }),
+    ("noise in all places", Of::Packed, |a| {
+        a.fill(a.ring.desc, 16 * u64::from(a.size));
+        a.set_flags(0, a.any(8) as u16 | a.available(0));
+    }),
 ];
+
+/// On which layout of ring an attack is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    Both,
+    Split,
+    Packed,
+}
 
 type Attack = fn(&Hand);
 
@@ -165,6 +240,8 @@ struct Hand {
     base: u64,
     ring: RingAddresses,
     size: u16,
+    /// Packed: the index and the wrap counter of the place that is filled next.
+    place: Option<(u16, bool)>,
     rng: std::cell::RefCell<Rng>,
 }
 
@@ -230,8 +307,36 @@ impl Hand {
         self.store_u16(at + 14, next);
     }
 
+    /// Writes a descriptor of the ring. Of a packed one it is the `index`th from the next place on, available but for the
+    /// first, and `next` is its id.
     fn desc(&self, index: u16, address: u64, len: u32, flags: u16, next: u16) {
-        self.describe(self.ring.desc, index % self.size, address, len, flags, next);
+        if self.place.is_none() {
+            self.describe(self.ring.desc, index % self.size, address, len, flags, next);
+            return;
+        }
+        let at = self.place_of(index).0;
+        self.store_u64(at, address);
+        self.store_u32(at + 8, len);
+        self.store_u16(at + 12, next);
+        let turn = self.available(if index == 0 { self.size } else { index });
+        self.set_flags(index, flags | turn);
+    }
+
+    /// Packed: the address of the `index`th descriptor from the next place on, and the wrap counter of its lap.
+    fn place_of(&self, index: u16) -> (u64, bool) {
+        let (first, wrap) = self.place.unwrap_or_default();
+        let at = first + index;
+        (self.ring.desc + 16 * u64::from(at % self.size), wrap == (at / self.size).is_multiple_of(2))
+    }
+
+    /// Packed: the flags that make it available.
+    fn available(&self, index: u16) -> u16 {
+        if self.place_of(index).1 { AVAIL } else { USED }
+    }
+
+    /// Packed: its flags.
+    fn set_flags(&self, index: u16, flags: u16) {
+        self.store_u16(self.place_of(index).0 + DESCRIPTOR_FLAGS, flags);
     }
 
     /// A request of a header and these pieces, offered.
@@ -264,8 +369,14 @@ impl Hand {
         self.store_u16(self.ring.avail + 2, index);
     }
 
-    /// Puts a head into the available ring.
+    /// Puts a head into the available ring; of a packed ring, makes the first descriptor available.
     fn offer(&self, head: u16) {
+        if self.place.is_some() {
+            let at = self.place_of(head).0 + DESCRIPTOR_FLAGS;
+            let flags = self.memory.load_u16(at - self.base, Relaxed) & !(AVAIL | USED);
+            self.set_flags(head, flags | self.available(head));
+            return;
+        }
         let index = self.avail_index();
         self.store_u16(self.ring.avail + 4 + 2 * u64::from(index % self.size), head);
         self.set_avail_index(index.wrapping_add(1));
@@ -301,6 +412,8 @@ pub struct HostileGuest {
     vmm: SharedVmm<Blind>,
     rng: Rng,
     attacks: u64,
+    /// Each of its drivers may have packed rings.
+    packed: bool,
     state: State,
     hand: Option<Hand>,
     through: Rc<Cell<bool>>,
@@ -308,13 +421,14 @@ pub struct HostileGuest {
 
 impl HostileGuest {
     /// A hostile guest in the world that makes this many attacks; the flag says when it is through.
-    pub fn build(vm: Shared, vmm: SharedVmm<Blind>, attacks: u64, seed: u64) -> Rc<Cell<bool>> {
+    pub fn build(vm: Shared, vmm: SharedVmm<Blind>, attacks: u64, packed: bool, seed: u64) -> Rc<Cell<bool>> {
         let through = Rc::new(Cell::new(false));
-        let guest = Self {
+        let mut guest = Self {
             vm,
             vmm,
             rng: Rng::new(seed, STREAM),
             attacks,
+            packed,
             state: State::Starting,
             hand: None,
             through: Rc::clone(&through),
@@ -324,9 +438,11 @@ impl HostileGuest {
         through
     }
 
-    fn start(&self) {
+    fn start(&mut self) {
         let queues = self.vm.borrow().queues.len() as u16;
-        let features = feature::VERSION_1
+        let packed = if self.packed && self.rng.chance(2, 3) { feature::RING_PACKED } else { 0 };
+        let features = packed
+            | feature::VERSION_1
             | feature::INDIRECT
             | feature::FLUSH
             | feature::DISCARD
@@ -342,17 +458,28 @@ impl HostileGuest {
             return;
         };
         let mut rng = Rng::new(seed, 0);
-        let (name, attack) = ATTACKS[rng.below(ATTACKS.len() as u64) as usize];
-        let changes = rng.chance(1, 3);
         let vm = self.vm.borrow();
+        // The queues of a driver are of one layout.
+        let other = match vm.queues[0].ring() {
+            Some(DriverRing::Packed(_)) => Of::Split,
+            _ => Of::Packed,
+        };
+        let attacks: Vec<_> = ATTACKS.iter().filter(|(_, of, _)| *of != other).collect();
+        let (name, _, attack) = attacks[rng.below(attacks.len() as u64) as usize];
+        let changes = rng.chance(1, 3);
         let queue = rng.below(vm.queues.len() as u64) as usize;
         let Some(ring) = vm.queues[queue].ring() else { return };
+        let place = match ring {
+            DriverRing::Split(_) => None,
+            DriverRing::Packed(ring) => Some(ring.next_place()),
+        };
         let backing = vm.backings[0];
         let hand = Hand {
             memory: backing.window,
             base: backing.address,
             ring: ring.addresses(),
             size: ring.size(),
+            place,
             rng: rng.into(),
         };
         let number = vm.number;

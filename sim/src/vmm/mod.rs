@@ -5,25 +5,25 @@
 //! is in `hostile`. What it promises its guest is what QEMU promises: rings, memory and what was in flight outlive the
 //! back-end, and the inflight region is passed to the next one unseen.
 
+mod inflight;
 pub mod message;
 pub mod order;
 
+use self::inflight::Inflight;
 use self::message::{Bytes, HEADER_BYTES, Header, feature, protocol, request};
 use self::order::{Handover, Manners, Op};
 use crate::check::{CacheMode, Observation};
 use crate::guest::Witness;
 use crate::guest::ring::RingFeatures;
 use crate::guest::vm::Shared;
-use crate::memory::SimWindow;
 use crate::rng::Rng;
 use crate::supervisor::CurrentLife;
 use crate::unix::SimHandle;
 use crate::world::{self, Model, Step};
-use runtime::{ErrorKind, Instant, Window};
+use runtime::{ErrorKind, Instant};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
 
 /// Longest wait before a front-end tries to connect again; QEMU's `reconnect` is whole seconds, which would only make
 /// simulated time longer.
@@ -35,14 +35,9 @@ const UNPLUG_LOOK_NS: u64 = 5_000;
 /// Number of the first of the streams that front-ends draw from, one each.
 const STREAM_FIRST: u64 = 30_000;
 
-/// Bytes of an inflight region's header, per queue (vhost-user, "Inflight I/O tracking").
-const INFLIGHT_HEADER_BYTES: u64 = 16;
-/// Bytes of an entry.
-const INFLIGHT_ENTRY_BYTES: u64 = 16;
-/// Offset of the used index in the header.
-const INFLIGHT_USED_INDEX: u64 = 14;
-/// Alignment of a queue's part.
-const INFLIGHT_ALIGNMENT: u64 = 64;
+/// Where a packed ring begins, as its base has it: index 0 and wrap counter 1, of the next available descriptor and of the
+/// next used one.
+const PACKED_START: u32 = 0x8000_8000;
 
 /// How a front-end is built.
 #[derive(Clone, Debug)]
@@ -93,21 +88,17 @@ pub enum Task {
     ReadConfig,
 }
 
-/// The inflight region, as the front-end keeps it.
-#[derive(Clone, Copy, Debug)]
-struct Inflight {
-    object: u32,
-    size: u64,
-    offset: u64,
-    queues: u16,
-    queue_size: u16,
-}
-
 /// The driver that the guest runs.
 #[derive(Clone, Copy, Debug)]
 struct Driver {
     queues: u16,
     features: u64,
+}
+
+impl Driver {
+    fn is_packed(&self) -> bool {
+        self.features & feature::RING_PACKED != 0
+    }
 }
 
 /// A connection.
@@ -156,7 +147,7 @@ pub struct Vmm<W> {
     paused: bool,
     inflight: Option<Inflight>,
     /// Bases that the last stop gave.
-    bases: Vec<u16>,
+    bases: Vec<u32>,
     /// A reset while nobody was there: the guest's memory is its own again once a back-end answers.
     reset_unseen: bool,
     /// A region that the guest is giving back.
@@ -237,7 +228,10 @@ impl<W: Witness> Vmm<W> {
     pub fn report_quiet(&mut self) {
         let vm = self.vm.borrow();
         for queue in 0..self.driver.map_or(0, |driver| driver.queues) {
-            let tracked = self.inflight.map(|inflight| tracked(&inflight, queue, vm.used_index(queue)));
+            let tracked = self
+                .inflight
+                .and_then(|inflight| inflight.part(queue))
+                .map(|part| (part.marked(), part.used().is_none_or(|used| used == vm.used(queue))));
             vm.queues[usize::from(queue)].report_quiet(tracked, &mut self.witness);
         }
     }
@@ -491,9 +485,14 @@ impl<W: Witness> Vmm<W> {
         let started = self.driver.map_or(0, |driver| driver.queues);
         let ops = match task {
             Task::Start { queues: started, features } => {
-                self.bases = vec![0; usize::from(queues)];
                 let features = features & self.offered;
+                let driver = Driver { queues: started, features };
+                let start = if driver.is_packed() { PACKED_START } else { 0 };
+                self.bases = vec![start; usize::from(queues)];
+                // A region is laid out for one of the layouts.
+                self.inflight = self.inflight.filter(|inflight| inflight.packed == driver.is_packed());
                 let ring = RingFeatures {
+                    packed: driver.is_packed(),
                     event_idx: features & feature::EVENT_IDX != 0,
                     indirect: features & feature::INDIRECT != 0,
                 };
@@ -508,7 +507,7 @@ impl<W: Witness> Vmm<W> {
                 let writeback = features & (feature::FLUSH | feature::CONFIG_WCE) != 0;
                 vm.device.set_cache(if writeback { CacheMode::Writeback } else { CacheMode::Writethrough });
                 drop(vm);
-                self.driver = Some(Driver { queues: started, features });
+                self.driver = Some(driver);
                 self.handover()
             }
             Task::Reset => {
@@ -760,9 +759,10 @@ impl<W: Witness> Vmm<W> {
                 said(state(request::SET_VRING_NUM, queue, size.into()))
             }
             Op::Base(queue) => {
-                // What QEMU does: the base that the stop gave, or after a back-end's death the used index.
+                // What QEMU does: the base that the stop gave, or after a back-end's death the used index; of a packed
+                // ring what it knew last, since nothing in memory tells it more.
                 let base = self.bases.get(usize::from(queue)).copied().unwrap_or(0);
-                said(state(request::SET_VRING_BASE, queue, base.into()))
+                said(state(request::SET_VRING_BASE, queue, base))
             }
             Op::Address(queue) => {
                 let addresses = vm.queues[usize::from(queue)].ring()?.addresses();
@@ -802,6 +802,7 @@ impl<W: Witness> Vmm<W> {
                 }
                 if self.driver.is_some() && !self.paused {
                     self.bases_from_rings();
+                    self.observe_inheritance();
                     self.script.ops = self.handover().into();
                 }
             }
@@ -823,9 +824,9 @@ impl<W: Witness> Vmm<W> {
                     self.inflight = None;
                 }
                 _ => {
-                    // The target was there to end the tracking of every ring, so the next driver may be given the region of
-                    // this one.
-                    let inflight = self.inflight.filter(|_| self.rng.chance(1, 2));
+                    // The target was there to end the tracking of every split ring, so the next driver may be given the
+                    // region of this one. That of a packed ring goes on knowing where it was.
+                    let inflight = self.inflight.filter(|inflight| !inflight.packed && self.rng.chance(1, 2));
                     self.driver_gone();
                     self.inflight = inflight;
                     self.witness.saw(&Observation::DeviceReset);
@@ -842,10 +843,26 @@ impl<W: Witness> Vmm<W> {
         }
     }
 
-    /// After a back-end's death the rings go on where the used index is.
+    /// After a back-end's death split rings go on where the used index is.
     fn bases_from_rings(&mut self) {
+        if self.driver.is_some_and(|driver| driver.is_packed()) {
+            return;
+        }
         let vm = self.vm.borrow();
-        self.bases = (0..vm.queues.len() as u16).map(|queue| vm.used_index(queue)).collect();
+        self.bases = (0..vm.queues.len() as u16).map(|queue| vm.used(queue).into()).collect();
+    }
+
+    /// What the back-end before had taken and not given back, where the next one is given it.
+    fn observe_inheritance(&mut self) {
+        let Some(inflight) = self.inflight else { return };
+        for part in
+            (0..self.driver.map_or(0, |driver| driver.queues)).filter_map(|queue| inflight.part(queue))
+        {
+            let (packed, requests) = (inflight.packed, part.marked());
+            if requests > 0 && part.used().is_some() {
+                self.witness.saw(&Observation::Inherited { packed, requests });
+            }
+        }
     }
 
     fn driver_gone(&mut self) {
@@ -905,13 +922,16 @@ impl<W: Witness> Vmm<W> {
                     offset: message::u64_at(payload, 8),
                     queues: shape as u16,
                     queue_size: (shape >> 16) as u16,
+                    packed: self.driver.is_some_and(|driver| driver.is_packed()),
                 });
             }
             Op::Stop(queue) => {
-                let base = message::u32_at(payload, 4) as u16;
-                let used = self.vm.borrow().used_index(queue);
+                let base = message::u32_at(payload, 4);
+                let used = u32::from(self.vm.borrow().used(queue));
+                let packed = self.driver.is_some_and(|driver| driver.is_packed());
+                let drained = if packed { used | used << 16 } else { used };
                 let pausing = self.task == Some(Task::Pause);
-                self.witness.saw(&Observation::RingStopped { queue, base, used, pausing });
+                self.witness.saw(&Observation::RingStopped { queue, base, drained, pausing });
                 if let Some(kept) = self.bases.get_mut(usize::from(queue)) {
                     *kept = base;
                 }
@@ -934,25 +954,6 @@ enum Next {
     Wait(Instant),
     /// Nothing was asked.
     Nothing,
-}
-
-/// What an inflight region says of a queue at rest: entries marked, and whether its used index is the ring's.
-fn tracked(inflight: &Inflight, queue: u16, used: u16) -> (u16, bool) {
-    let entries = u64::from(inflight.queue_size);
-    let part = (INFLIGHT_HEADER_BYTES + entries * INFLIGHT_ENTRY_BYTES).next_multiple_of(INFLIGHT_ALIGNMENT);
-    let window: SimWindow = world::with(|world| world.window_onto(inflight.object));
-    let Some(region) = window.slice(inflight.offset + part * u64::from(queue), part) else {
-        return (0, true);
-    };
-    let marked = (0..entries)
-        .filter(|entry| {
-            region.load_u8(INFLIGHT_HEADER_BYTES + entry * INFLIGHT_ENTRY_BYTES, Ordering::Relaxed) != 0
-        })
-        .count();
-    let used_there = region.load_u16(INFLIGHT_USED_INDEX, Ordering::Relaxed);
-    // A ring that never took a request has no version yet, and no index to compare.
-    let fresh = region.load_u16(8, Ordering::Relaxed) == 0;
-    (marked as u16, fresh || used_there == used)
 }
 
 /// The length of a message's header, for whoever forges one.
