@@ -42,7 +42,7 @@ use shadow::Shadow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-/// Shortest and longest time of small things: an admin command, an interrupt on its way, the next look at a shadow.
+/// Shortest and longest time of small things: an admin command, an interrupt on its way.
 const DELAY_NS: (u64, u64) = (200, 20_000);
 /// Longest time until a controller that was pulled out is plugged in again.
 const PLUG_NS_MAX: u64 = 2_000_000_000;
@@ -62,6 +62,8 @@ pub struct Counts {
     pub shadow_moves: u64,
     /// Times that EventIdx was written.
     pub armed: u64,
+    /// Of these, how often the shadow had moved when it was looked at once more.
+    pub races: u64,
     /// Times that a completion queue became full.
     pub full_queues: u64,
     /// Interrupts sent.

@@ -22,6 +22,8 @@ pub(super) enum Watch {
     Register,
     /// It looks at the shadow, so many times more before it arms; next then.
     Looks(u8, Instant),
+    /// It gives up looking: EventIdx is written then.
+    Arms(Instant),
     /// EventIdx is written; it looks once more.
     Armed,
     /// It does not look before the register is written.

@@ -5,11 +5,15 @@
 //! is legal at any time; by its manner ([`super::ShadowStyle`]) its value counts or is swallowed. Both pages are forgotten
 //! at every reset.
 
+use super::Controller;
 use super::queues::{Doorbell, Watch};
-use super::{Controller, DELAY_NS};
 use crate::world::World;
 use runtime::Instant;
 use stack::nvme::bits::{PAGE, doorbell, event, log};
+
+/// Shortest and longest time from one look at a shadow to the next, in nanoseconds: about as long as a fast command takes,
+/// so that a driver finds the controller looking, arming and asleep.
+const LOOK_NS: (u64, u64) = (50, 3_000);
 
 /// The two pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +32,7 @@ impl Controller {
     /// How a doorbell is followed from now on.
     fn looks(&self, world: &mut World) -> Watch {
         let looks = self.profile.shadow.map_or(0, |style| style.looks);
-        Watch::Looks(looks, Instant(world.now.0 + world.streams.device.between(DELAY_NS.0, DELAY_NS.1)))
+        Watch::Looks(looks, Instant(world.now.0 + world.streams.device.between(LOOK_NS.0, LOOK_NS.1)))
     }
 
     fn place(&self, queue: u16, completion: bool) -> u64 {
@@ -138,7 +142,7 @@ impl Controller {
             false => self.submissions.get(&queue).map(|sq| (sq.tail, !sq.has_entries()))?,
         };
         match bell.watch {
-            Watch::Looks(_, at) if wanted => Some(at),
+            Watch::Looks(_, at) | Watch::Arms(at) if wanted => Some(at),
             Watch::Armed if wanted => Some(Instant(0)),
             _ => None,
         }
@@ -148,6 +152,15 @@ impl Controller {
     pub(super) fn look(&mut self, world: &mut World, queue: u16, completion: bool) {
         let Some(shadow) = self.shadow else { return };
         let place = self.place(queue, completion);
+        let known = self.bell(queue, completion).map(|bell| (bell.watch, bell.value));
+        if let Some((Watch::Arms(_), value)) = known {
+            self.store_slot(world, shadow.events + place, value);
+            world.nvme_counts(self.drive).armed += 1;
+            if let Some(bell) = self.bell(queue, completion) {
+                bell.watch = Watch::Armed;
+            }
+            return;
+        }
         let Some(seen) = self.load_slot(world, shadow.values + place) else { return };
         let again = self.looks(world);
         let Some(bell) = self.bell(queue, completion) else { return };
@@ -155,14 +168,10 @@ impl Controller {
         let moved = seen != known;
         let next = match watch {
             _ if moved => again,
-            Watch::Looks(0, _) => {
-                self.store_slot(world, shadow.events + place, known);
-                world.nvme_counts(self.drive).armed += 1;
-                Watch::Armed
-            }
-            Watch::Looks(left, _) => match again {
-                Watch::Looks(_, at) => Watch::Looks(left - 1, at),
-                other => other,
+            Watch::Looks(left, _) => match (left, again) {
+                (0, Watch::Looks(_, at)) => Watch::Arms(at),
+                (_, Watch::Looks(_, at)) => Watch::Looks(left - 1, at),
+                (_, other) => other,
             },
             // The second look, behind a full fence: a device's accesses are in order.
             Watch::Armed => Watch::Asleep,
@@ -172,7 +181,9 @@ impl Controller {
             bell.watch = next;
         }
         if moved {
-            world.nvme_counts(self.drive).shadow_moves += 1;
+            let counts = world.nvme_counts(self.drive);
+            counts.shadow_moves += 1;
+            counts.races += u64::from(watch == Watch::Armed);
             self.set_bell(queue, completion, seen);
         }
     }
