@@ -86,10 +86,16 @@ impl Replay {
     }
 }
 
+/// What a file of any version has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: Option<toml::Value>,
+}
+
 /// Looks at the version before anything else, whose meaning it decides.
 fn check_version(file: &str, text: &str) -> Result<(), Refused> {
-    let table: toml::Table = toml::from_str(text).map_err(|error| bad_toml(file, text, &error))?;
-    let refused = match table.get("version").map(|version| version.as_integer()) {
+    let Versioned { version } = toml::from_str(text).map_err(|error| bad_toml(file, text, &error))?;
+    let refused = match version.map(|version| version.as_integer()) {
         Some(Some(VERSION)) => return Ok(()),
         Some(Some(found)) if found > VERSION => {
             format!("version {found}, written by a newer program; this one replays version {VERSION}")
@@ -119,6 +125,14 @@ mod tests {
         let plan = Plan::draw(&named.scenario, 5);
         let outcome = run(&plan, None, Detail::Nothing);
         Replay::of(&named.name, &named.scenario.title, &plan, &outcome).write()
+    }
+
+    #[test]
+    fn numbers_of_all_64_bits_are_read_back() {
+        let mut replay = Replay::read("a.toml", &written()).unwrap_or_else(|refused| panic!("{refused}"));
+        (replay.plan.seed, replay.faults[0].parameter) = (u64::MAX, 1 << 63);
+        let read = Replay::read("b.toml", &replay.write()).unwrap_or_else(|refused| panic!("{refused}"));
+        assert_eq!((read.plan.seed, read.faults[0].parameter), (u64::MAX, 1 << 63));
     }
 
     fn refused(text: &str) -> String {
