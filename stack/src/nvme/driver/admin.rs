@@ -151,7 +151,8 @@ impl<W: Window, R: Registers> AdminQueue<W, R> {
     pub(super) fn poll(&mut self, now: Instant) -> Result<Option<Answer>, Failure> {
         let Some(completion) = self.pair.next() else { return Ok(None) };
         self.pair.release();
-        let Some(out) = self.commands.take(completion.id).filter(|_| completion.sq_id == 0) else {
+        let ours = completion.sq_id == 0;
+        let Some(out) = ours.then(|| self.commands.take(completion.id)).flatten() else {
             return Err(Failure::Broken("it completed an admin command that is not out"));
         };
         let mut data = Vec::new();

@@ -466,7 +466,8 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
             let Some(completion) = queue.pair.next() else { break };
             count += 1;
             let ours = completion.sq_id == queue.id;
-            match self.commands.take(completion.id).filter(|_| ours) {
+            // A command that another queue's completion names stays out: the reset that follows gives it back.
+            match ours.then(|| self.commands.take(completion.id)).flatten() {
                 Some(flight) => self.land(now, flight, &completion, ended),
                 None => {
                     self.halt(Failure::Broken("it completed a command that is not out"));
