@@ -335,17 +335,11 @@ pub(super) fn descriptor_flags<W: Window>(ring: &W, index: u16) -> u16 {
 
 /// Checks lengths and alignments (section 2.8: descriptor ring 16, event suppression 4 bytes).
 fn check<W: Window>(areas: &Areas<W>, size: u16) -> Result<(), RingError> {
-    let fits = |window: &W, len, alignment| window.len() >= len && window.is_aligned(alignment);
-    if !fits(&areas.descriptors, descriptor_ring_len(size), 16) {
-        return Err(RingError::Area("descriptor"));
-    }
-    if !fits(&areas.available, EVENT_SUPPRESSION_LEN, 4) {
-        return Err(RingError::Area("driver event suppression"));
-    }
-    if !fits(&areas.used, EVENT_SUPPRESSION_LEN, 4) {
-        return Err(RingError::Area("device event suppression"));
-    }
-    Ok(())
+    areas.check_each([
+        ("descriptor", descriptor_ring_len(size), 16),
+        ("driver event suppression", EVENT_SUPPRESSION_LEN, 4),
+        ("device event suppression", EVENT_SUPPRESSION_LEN, 4),
+    ])
 }
 
 #[cfg(test)]

@@ -154,17 +154,22 @@ pub struct Areas<W> {
 }
 
 impl<W: Window> Areas<W> {
-    /// Checks lengths and alignments for a ring of `size`.
+    /// Checks lengths and alignments for a split ring of `size`.
     pub fn check(&self, size: u16) -> Result<(), RingError> {
-        let fits = |window: &W, len, alignment| window.len() >= len && window.is_aligned(alignment);
-        if !fits(&self.descriptors, descriptor_table_len(size), 16) {
-            return Err(RingError::Area("descriptor"));
-        }
-        if !fits(&self.available, available_len(size), 2) {
-            return Err(RingError::Area("available"));
-        }
-        if !fits(&self.used, used_len(size), 4) {
-            return Err(RingError::Area("used"));
+        self.check_each([
+            ("descriptor", descriptor_table_len(size), 16),
+            ("available", available_len(size), 2),
+            ("used", used_len(size), 4),
+        ])
+    }
+
+    /// Checks the three areas, each by its name in errors, its least length and its alignment in bytes.
+    pub(super) fn check_each(&self, needed: [(&'static str, u64, u64); 3]) -> Result<(), RingError> {
+        let windows = [&self.descriptors, &self.available, &self.used];
+        for (window, (name, len, alignment)) in windows.into_iter().zip(needed) {
+            if window.len() < len || !window.is_aligned(alignment) {
+                return Err(RingError::Area(name));
+            }
         }
         Ok(())
     }
