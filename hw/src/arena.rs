@@ -8,11 +8,12 @@
 
 use crate::error::{from_errno, with_errno};
 use crate::fault;
+use crate::free_list::FreeList;
 use runtime::{Error, ErrorKind, Result};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
-use std::collections::BTreeMap;
 use std::ffi::c_void;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -22,11 +23,13 @@ const RESERVED_BYTES_MAX: usize = 16 << 40;
 /// has 32 GiB to give) the reservation is halved until it fits.
 const RESERVED_BYTES_MIN: usize = 16 << 30;
 /// Parts begin and end at multiples of it: a huge page, so that the kernel can map shared memory by huge pages.
-const GRANULE: usize = 2 << 20;
+pub(crate) const GRANULE: usize = 2 << 20;
 
 /// The reservation.
 pub(crate) struct Arena {
     free: Mutex<FreeList>,
+    /// The addresses that parts are taken from.
+    bounds: Range<usize>,
 }
 
 /// Addresses of the arena, given to one mapping, until [`Arena::unmap`].
@@ -73,12 +76,17 @@ impl Arena {
                     let base = base.expose_provenance();
                     fault::watch(base, len);
                     let (start, end) = (base.next_multiple_of(GRANULE), (base + len) / GRANULE * GRANULE);
-                    return Ok(Self { free: Mutex::new(FreeList::new(start, end)) });
+                    return Ok(Self { free: Mutex::new(FreeList::new(start, end)), bounds: start..end });
                 }
                 Err(_) if len / 2 >= RESERVED_BYTES_MIN => len /= 2,
                 Err(errno) => return Err(with_errno(ErrorKind::OutOfResources, errno)),
             }
         }
+    }
+
+    /// The addresses in which all parts lie, from a granule's start to a granule's end.
+    pub(crate) fn bounds(&self) -> Range<usize> {
+        self.bounds.clone()
     }
 
     /// Maps an object, shared. Errors: `OutOfResources`, `PermissionDenied`, `Invalid` (the object cannot be mapped).
@@ -145,97 +153,4 @@ impl Arena {
 
 fn pointer(address: usize) -> *mut c_void {
     std::ptr::with_exposed_provenance_mut(address)
-}
-
-/// Free addresses: first fit, and neighbours become one again.
-struct FreeList {
-    /// End of each free range by its start. No two touch.
-    ranges: BTreeMap<usize, usize>,
-}
-
-impl FreeList {
-    fn new(start: usize, end: usize) -> Self {
-        Self { ranges: BTreeMap::from([(start, end)]) }
-    }
-
-    /// Takes `len` bytes at a multiple of `alignment`.
-    fn take(&mut self, len: usize, alignment: usize) -> Option<usize> {
-        let (start, end, at) = self.ranges.iter().find_map(|(&start, &end)| {
-            let at = start.checked_next_multiple_of(alignment)?;
-            (at.checked_add(len)? <= end).then_some((start, end, at))
-        })?;
-        self.ranges.remove(&start);
-        if start < at {
-            self.ranges.insert(start, at);
-        }
-        if at + len < end {
-            self.ranges.insert(at + len, end);
-        }
-        Some(at)
-    }
-
-    /// Gives a range back.
-    fn give(&mut self, mut start: usize, len: usize) {
-        let mut end = start + len;
-        if let Some((&after, &after_end)) = self.ranges.range(start..).next() {
-            assert!(end <= after, "addresses of the arena were given back twice");
-            if after == end {
-                end = after_end;
-                self.ranges.remove(&after);
-            }
-        }
-        if let Some((&before, &before_end)) = self.ranges.range(..start).next_back() {
-            assert!(before_end <= start, "addresses of the arena were given back twice");
-            if before_end == start {
-                start = before;
-            }
-        }
-        self.ranges.insert(start, end);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const G: usize = GRANULE;
-
-    fn ranges(list: &FreeList) -> Vec<(usize, usize)> {
-        list.ranges.iter().map(|(&start, &end)| (start / G, end / G)).collect()
-    }
-
-    #[test]
-    fn addresses_given_back_become_one_range_again_in_any_order() {
-        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
-            let mut list = FreeList::new(G, 9 * G);
-            let parts: Vec<_> =
-                [1, 2, 3].iter().map(|len| (list.take(len * G, G).unwrap(), len * G)).collect();
-            assert_eq!(ranges(&list), [(7, 9)]);
-            for part in order {
-                list.give(parts[part].0, parts[part].1);
-            }
-            assert_eq!(ranges(&list), [(1, 9)], "{order:?}");
-        }
-    }
-
-    #[test]
-    fn a_range_is_found_by_size_and_alignment_or_not_at_all() {
-        let mut list = FreeList::new(G, 16 * G);
-        assert_eq!(list.take(G, 8 * G), Some(8 * G));
-        assert_eq!(ranges(&list), [(1, 8), (9, 16)]);
-        assert_eq!(list.take(8 * G, G), None);
-        assert_eq!(list.take(7 * G, G), Some(G));
-        assert_eq!(list.take(7 * G, G), Some(9 * G));
-        assert_eq!(list.take(G, G), None);
-        assert_eq!(list.take(usize::MAX, G), None);
-    }
-
-    #[test]
-    #[should_panic(expected = "given back twice")]
-    fn addresses_given_back_twice_are_noticed() {
-        let mut list = FreeList::new(G, 4 * G);
-        let at = list.take(2 * G, G).unwrap();
-        list.give(at, 2 * G);
-        list.give(at, G);
-    }
 }

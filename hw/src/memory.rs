@@ -13,9 +13,11 @@ use rustix::fs::{
     FileType, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, fstat, fstatfs, ftruncate, memfd_create,
 };
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The kind of file system that gives huge pages. Linux, uapi/linux/magic.h.
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
@@ -60,10 +62,35 @@ impl Memory for HostMemory {
 impl Drop for HostMemory {
     fn drop(&mut self) {
         self.watched = None;
+        regions().remove(&self.window.as_ptr().addr());
         if let Ok(arena) = Arena::get() {
             arena.unmap(&self.part);
         }
     }
+}
+
+/// A region as it is mapped.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Region {
+    /// Bytes of its window.
+    pub(crate) len: u64,
+    /// Address and length of the whole pages that hold it.
+    pub(crate) pages: (usize, usize),
+    /// The page that they are made of.
+    pub(crate) page: usize,
+}
+
+/// All regions, by the address of the first byte.
+static REGIONS: Mutex<BTreeMap<usize, Region>> = Mutex::new(BTreeMap::new());
+
+fn regions() -> MutexGuard<'static, BTreeMap<usize, Region>> {
+    // It is changed by whole steps only.
+    REGIONS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The region that a window is the whole of.
+pub(crate) fn region(window: &HostWindow) -> Option<Region> {
+    regions().get(&window.as_ptr().addr()).copied().filter(|region| region.len == window.len())
 }
 
 /// Maps `len` bytes at byte `offset` (of any alignment) of an object and keeps the object open. Errors: `Invalid` when
@@ -96,6 +123,8 @@ pub fn map_file(object: OwnedFd, offset: u64, len: u64, access: Access) -> Resul
     let _ = unsafe { rustix::mm::madvise(start.cast(), part.len, rustix::mm::Advice::LinuxDontDump) };
     // SAFETY: the range lies inside the mapping, which lies in the arena.
     let window = unsafe { HostWindow::new(start.wrapping_add((offset - first) as usize), len) };
+    let region = Region { len, pages: (part.start, part.len), page: page as usize };
+    regions().insert(window.as_ptr().addr(), region);
     Ok(HostMemory { window, part, watched: Some(watched), object })
 }
 

@@ -8,6 +8,7 @@
 
 use crate::error::from_errno;
 use runtime::{Error, ErrorKind, Notifier, Result};
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl, readlink};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, write};
 use std::io::IoSliceMut;
@@ -23,6 +24,11 @@ const CURRENT_OFFSET: u64 = u64::MAX;
 pub struct HostNotifier(OwnedFd);
 
 impl HostNotifier {
+    /// A doorbell of our own. Errors: `OutOfResources`.
+    pub(crate) fn new() -> Result<Self> {
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Self).map_err(from_errno)
+    }
+
     /// A doorbell from a received descriptor. Errors: `Invalid` when it is no eventfd.
     pub(crate) fn from_received(fd: OwnedFd) -> Result<Self> {
         let name = readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new()).map_err(from_errno)?;
@@ -60,7 +66,6 @@ impl Notifier for HostNotifier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::event::{EventfdFlags, eventfd};
 
     #[test]
     fn rings_are_taken_together_and_once() {

@@ -7,6 +7,7 @@ use crate::mailbox::{self, HostReceiver, HostSender};
 use crate::memory::{self, HostMemory};
 use crate::notifier::HostNotifier;
 use crate::offload::{self, HostJob};
+use crate::pci::HostPci;
 use crate::process::Shared;
 use crate::recorder::Recorder;
 use crate::unix::{HostListener, HostStream};
@@ -35,6 +36,14 @@ impl Core {
 /// The real host; see [`runtime::Platform`]. It belongs to one core's thread.
 #[derive(Clone)]
 pub struct HostPlatform(pub(crate) Rc<Core>);
+
+impl HostPlatform {
+    /// The machine's PCI functions, as the process has them.
+    #[must_use]
+    pub fn pci(&self) -> HostPci {
+        self.0.process.pci.clone()
+    }
+}
 
 impl Platform for HostPlatform {
     type Window = HostWindow;

@@ -3,6 +3,7 @@
 use crate::arena::Arena;
 use crate::error::with_errno;
 use crate::offload::Pool;
+use crate::pci::HostPci;
 use crate::platform::HostPlatform;
 use crate::reactor::Reactor;
 use crate::recorder::Recorder;
@@ -68,6 +69,7 @@ pub(crate) struct SharedCore {
 pub(crate) struct Shared {
     cores: Vec<SharedCore>,
     pool: Pool,
+    pub(crate) pci: HostPci,
     pub(crate) memory_directory: PathBuf,
     pub(crate) poll: bool,
     /// The operator asked for an orderly stop.
@@ -168,6 +170,7 @@ impl Process {
                 .collect::<Result<_, _>>()
                 .map_err(failed("cannot make an eventfd for each core"))?,
             pool,
+            pci: HostPci::new().map_err(failed("cannot keep a table of the drives' mappings"))?,
             memory_directory: options.memory_directory.clone(),
             poll: options.poll,
             stop: AtomicBool::new(false),
