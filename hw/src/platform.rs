@@ -78,6 +78,11 @@ impl Platform for HostPlatform {
         }
     }
 
+    #[inline]
+    fn is_recording(&self) -> bool {
+        self.0.recorder.is_some()
+    }
+
     fn here(&self) -> CoreId {
         self.0.id
     }

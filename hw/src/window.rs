@@ -57,7 +57,7 @@ impl HostWindow {
     #[inline]
     #[track_caller]
     fn at(&self, offset: u64, len: u64) -> *mut u8 {
-        if offset > self.len || len > self.len - offset {
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
             outside(offset, len, self.len);
         }
         self.start.wrapping_add(offset as usize)

@@ -48,6 +48,10 @@ pub trait Platform: Clone + 'static {
     /// Writes an event to the flight recorder. A few nanoseconds; never fails.
     fn record(&self, event: Event);
 
+    /// Whether [`Platform::record`] keeps anything, so that the data path need not make events for nobody. Does not
+    /// change while the core lives.
+    fn is_recording(&self) -> bool;
+
     /// The core that this value belongs to.
     fn here(&self) -> CoreId;
 

@@ -62,6 +62,10 @@ impl Platform for SimPlatform {
         })
     }
 
+    fn is_recording(&self) -> bool {
+        true
+    }
+
     fn record(&self, event: Event) {
         world::with(|world| {
             if world.is_fenced() {

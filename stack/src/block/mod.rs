@@ -34,8 +34,6 @@ pub enum Op {
         /// Complete only when the data is on stable media.
         fua: bool,
     },
-    /// Everything completed before this was submitted is on stable media when it completes. Offset and length are 0.
-    Flush,
     /// The content is no longer needed; reads then give zeroes or the old content.
     Discard,
     /// The range reads as zeroes afterwards.
@@ -45,6 +43,8 @@ pub enum Op {
         /// Complete only when it is on stable media.
         fua: bool,
     },
+    /// Everything completed before this was submitted is on stable media when it completes. Offset and length are 0.
+    Flush,
 }
 
 /// An I/O as it is submitted. The segments are copied by the channel if it needs them longer; the memory below them

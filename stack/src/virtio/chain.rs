@@ -10,7 +10,7 @@ use super::split::{DESCRIPTOR_SIZE, Descriptor};
 use crate::block::MAX_SEGMENTS;
 use alloc::vec::Vec;
 use core::fmt;
-use runtime::Platform;
+use runtime::{Platform, Segments};
 
 /// Most descriptors of a chain in one table: a payload of [`MAX_SEGMENTS`], a header and a status. Empty ones count, or a
 /// chain could be as long as its ring.
@@ -53,10 +53,15 @@ impl fmt::Display for ChainError {
 /// The buffers of one chain. Kept and reused by its request slot, so that a walk allocates nothing.
 #[derive(Debug)]
 pub(super) struct Chain<W> {
-    /// What the device may read, in order.
-    pub(super) readable: Vec<W>,
+    /// What the device may read, in order; the first `taken` windows no more.
+    readable: Vec<W>,
+    taken: usize,
+    /// Bytes of what the device may read.
+    readable_len: u64,
     /// What the device may write, in order.
-    pub(super) writable: Vec<W>,
+    writable: Vec<W>,
+    /// Bytes of it.
+    writable_len: u64,
     /// The guest physical ranges of `writable`, for the dirty log: kept always, since a log may begin at any time.
     pub(super) writable_ranges: Vec<(u64, u64)>,
     /// Descriptors that the last walk read.
@@ -65,7 +70,15 @@ pub(super) struct Chain<W> {
 
 impl<W> Default for Chain<W> {
     fn default() -> Self {
-        Self { readable: Vec::new(), writable: Vec::new(), writable_ranges: Vec::new(), walked: 0 }
+        Self {
+            readable: Vec::new(),
+            taken: 0,
+            readable_len: 0,
+            writable: Vec::new(),
+            writable_len: 0,
+            writable_ranges: Vec::new(),
+            walked: 0,
+        }
     }
 }
 
@@ -144,11 +157,87 @@ impl<W: runtime::Window> Chain<W> {
         Ok(())
     }
 
+    #[inline(always)]
     fn clear(&mut self) {
         self.readable.clear();
+        self.taken = 0;
+        self.readable_len = 0;
         self.writable.clear();
+        self.writable_len = 0;
         self.writable_ranges.clear();
         self.walked = 0;
+    }
+
+    /// What the device may read and was not taken yet.
+    #[inline]
+    pub(super) fn readable(&self) -> Segments<'_, W> {
+        Segments(&self.readable[self.taken..])
+    }
+
+    /// Its length in bytes.
+    #[inline]
+    pub(super) const fn readable_len(&self) -> u64 {
+        self.readable_len
+    }
+
+    /// What the device may write and was not taken yet.
+    #[inline]
+    pub(super) fn writable(&self) -> Segments<'_, W> {
+        Segments(&self.writable)
+    }
+
+    /// Its length in bytes.
+    #[inline]
+    pub(super) const fn writable_len(&self) -> u64 {
+        self.writable_len
+    }
+
+    /// Takes the last writable byte.
+    #[inline(always)]
+    pub(super) fn take_last_writable(&mut self) -> Option<W> {
+        let last = self.writable.pop()?;
+        self.writable_len -= 1;
+        // What nearly every driver sends: a descriptor of its own for the status.
+        if last.len() == 1 {
+            return Some(last);
+        }
+        let rest = last.len() - 1;
+        self.writable.push(last.slice(0, rest)?);
+        last.slice(rest, 1)
+    }
+
+    /// Reads the first readable bytes and takes them; whether there were enough.
+    #[inline(always)]
+    pub(super) fn take_readable<const LEN: usize>(&mut self, into: &mut [u8; LEN]) -> bool {
+        match self.readable.first() {
+            // What nearly every driver sends: a descriptor of its own for the header.
+            Some(first) if first.len() == LEN as u64 => {
+                first.read(0, into);
+                self.taken = 1;
+                self.readable_len -= LEN as u64;
+                true
+            }
+            _ => self.take_readable_split(into),
+        }
+    }
+
+    #[cold]
+    fn take_readable_split(&mut self, into: &mut [u8]) -> bool {
+        if Segments(&self.readable).read(0, into) < into.len() {
+            return false;
+        }
+        let mut left = into.len() as u64;
+        self.readable_len -= left;
+        while left > 0 {
+            let first = self.readable[self.taken];
+            let part = left.min(first.len());
+            match first.slice(part, first.len() - part) {
+                Some(rest) if !rest.is_empty() => self.readable[self.taken] = rest,
+                _ => self.taken += 1,
+            }
+            left -= part;
+        }
+        true
     }
 
     #[inline(always)]
@@ -165,8 +254,10 @@ impl<W: runtime::Window> Chain<W> {
         let len = u64::from(len);
         let windows = if flags & Descriptor::WRITE != 0 {
             self.writable_ranges.push((address, len));
+            self.writable_len += len;
             &mut self.writable
         } else if self.writable.is_empty() {
+            self.readable_len += len;
             &mut self.readable
         } else {
             return Err(ChainError::Order);

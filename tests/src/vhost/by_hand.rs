@@ -205,6 +205,10 @@ impl Platform for ByHand {
 
     fn record(&self, _event: Event) {}
 
+    fn is_recording(&self) -> bool {
+        false
+    }
+
     fn here(&self) -> CoreId {
         CoreId(0)
     }

@@ -562,6 +562,7 @@ impl<P: Platform> BlkDevice<P> {
             rules: &self.rules,
             id: &self.id,
             device: self.options.device,
+            recording: self.platform.is_recording(),
             now,
         };
         let mut any = false;

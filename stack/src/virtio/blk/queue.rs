@@ -6,10 +6,11 @@
 
 use super::budget::{Budget, MAX_TAKEN_PER_RING};
 use super::request::{ID_LEN, Range, Request, Rules, Status, decode};
-use super::slots::{MAX_IN_FLIGHT, Mark, Slots};
+use super::slots::{MAX_IN_FLIGHT, Mark, Slot, Slots};
 use super::{Port, QueueConfig, QueueError};
 use crate::block::{Channel, Completion, Io, IoError, Op};
 use crate::events;
+use crate::virtio::chain::ChainError;
 use crate::virtio::features as ring_features;
 use crate::virtio::log::DirtyLog;
 use crate::virtio::memory::GuestMemory;
@@ -31,6 +32,8 @@ pub(super) struct Work<'a, P: Platform> {
     pub(super) rules: &'a Rules,
     pub(super) id: &'a [u8; ID_LEN],
     pub(super) device: u16,
+    /// Whether anybody keeps events.
+    pub(super) recording: bool,
     pub(super) now: Instant,
 }
 
@@ -136,12 +139,11 @@ impl<P: Platform> Queue<P> {
     #[inline]
     pub(super) fn take(&mut self, hold: bool, work: &mut Work<'_, P>) -> Result<bool, RingError> {
         let mut any = false;
-        while let Some(head) = self.backlog.front().copied() {
-            if work.budget.is_spent() || !self.submit(head, work) {
+        if !self.backlog.is_empty() {
+            any = self.submit_backlog(work);
+            if !self.backlog.is_empty() {
                 return Ok(any);
             }
-            self.backlog.pop_front();
-            any = true;
         }
         if hold || self.stopping {
             return Ok(any);
@@ -162,7 +164,7 @@ impl<P: Platform> Queue<P> {
             *mark = Mark::TAKEN;
             self.in_flight += 1;
             any = true;
-            if !self.submit(head, work) {
+            if !self.submit_first(head, work) {
                 self.backlog.push_back(head);
                 break;
             }
@@ -170,50 +172,76 @@ impl<P: Platform> Queue<P> {
         Ok(any)
     }
 
+    /// Submits what waits, in its order, until there is no room. Whether there was any.
+    #[cold]
+    fn submit_backlog(&mut self, work: &mut Work<'_, P>) -> bool {
+        let mut any = false;
+        while let Some(head) = self.backlog.front().copied() {
+            if work.budget.is_spent() || !self.submit(head, work) {
+                break;
+            }
+            self.backlog.pop_front();
+            any = true;
+        }
+        any
+    }
+
     /// Decodes the request if it was not yet, and submits what comes next of it. `false`: there is no slot, or the channel
     /// is full.
-    #[inline]
     fn submit(&mut self, head: u16, work: &mut Work<'_, P>) -> bool {
-        let mark = &mut self.marks[usize::from(head)];
-        let slot = if let Some(slot) = mark.slot() {
-            work.slots.get(slot)
-        } else {
-            let Some((taken, slot)) = work.slots.take() else { return false };
-            let chain = &mut slot.chain;
-            let walked = self.ring.walk(head, chain, self.indirect, work.memory);
-            work.budget.decoded(chain.walked);
-            match walked.and_then(|()| decode(chain, &mut slot.ranges, work.rules)) {
-                Ok((status, request)) => {
-                    (slot.status, slot.request, slot.next_range) = (Some(status), request, 0);
-                    *mark = taken;
-                    slot
-                }
-                Err(error) => {
-                    tracing::debug!(device = work.device, queue = self.index, head, %error, "malformed chain");
-                    work.slots.give_back(taken);
-                    work.platform.record(self.event(events::Kind::ChainMalformed, head, 0, 0, work));
-                    self.give_back(head, 0);
-                    return true;
-                }
-            }
-        };
+        match self.marks[usize::from(head)].slot() {
+            Some(slot) => self.submit_next(head, slot, work),
+            None => self.submit_first(head, work),
+        }
+    }
+
+    /// Decodes a request and submits it, or what comes first of it. `false`: there is no slot, or the channel is full.
+    #[inline(always)]
+    fn submit_first(&mut self, head: u16, work: &mut Work<'_, P>) -> bool {
+        let Some((mark, slot)) = work.slots.take() else { return false };
+        let walked = self.ring.walk(head, &mut slot.chain, self.indirect, work.memory);
+        work.budget.decoded(slot.chain.walked);
+        if let Err(error) = walked.and_then(|()| decode(slot, work.rules)) {
+            work.slots.give_back(mark);
+            self.refuse(head, error, work);
+            return true;
+        }
+        self.marks[usize::from(head)] = mark;
+        self.submit_next(head, mark.number(), work)
+    }
+
+    /// Gives a malformed chain back.
+    #[cold]
+    fn refuse(&mut self, head: u16, error: ChainError, work: &Work<'_, P>) {
+        tracing::debug!(device = work.device, queue = self.index, head, %error, "malformed chain");
+        self.record(events::Kind::ChainMalformed, head, 0, 0, work);
+        self.give_back(head, 0);
+    }
+
+    /// Submits what comes next of a request that is in a slot, or answers it. `false`: the channel is full.
+    #[inline(always)]
+    fn submit_next(&mut self, head: u16, slot: usize, work: &mut Work<'_, P>) -> bool {
+        let slot = work.slots.get(slot);
         let io = match slot.request {
             Request::Io { op, offset, len } => {
-                let windows = if op == Op::Read { &slot.chain.writable } else { &slot.chain.readable };
-                let payload: &[_] = if op == Op::Flush { &[] } else { windows };
-                Io { op, offset, len, segments: Segments(payload) }
+                let segments = match op {
+                    Op::Read => slot.chain.writable(),
+                    Op::Flush => Segments(&[]),
+                    _ => slot.chain.readable(),
+                };
+                Io { op, offset, len, segments }
             }
             Request::Ranges => {
                 let Range { op, offset, len } = slot.ranges[slot.next_range];
                 Io { op, offset, len, segments: Segments(&[]) }
             }
             Request::GetId => {
-                let written = Segments(&slot.chain.writable).write(0, work.id);
-                self.finish(head, Status::Ok, written as u32, work);
+                let written = slot.chain.writable().write(0, work.id);
+                self.answer(head, Status::Ok, written, work);
                 return true;
             }
             Request::Answer(status) => {
-                self.finish(head, status, 0, work);
+                self.answer(head, status, 0, work);
                 return true;
             }
         };
@@ -224,29 +252,22 @@ impl<P: Platform> Queue<P> {
         if let Request::Io { len, .. } = slot.request {
             work.budget.submitted(len);
         }
-        let (op, offset) = (operation_number(io.op), io.offset);
         slot.next_range += 1;
-        work.platform.record(self.event(events::Kind::RequestSubmitted, head, op, offset, work));
+        let (op, offset) = (io.op, io.offset);
+        if work.recording {
+            self.record(events::Kind::RequestSubmitted, head, operation_number(op), offset, work);
+        }
         true
-    }
-
-    /// The slot of a request that is in one.
-    #[inline]
-    fn slot_of(&self, head: u16) -> usize {
-        self.marks[usize::from(head)].slot().expect("a request that is in flight has a slot")
     }
 
     /// An operation of the bdev ended.
     #[inline]
     pub(super) fn completed(&mut self, head: u16, completion: &Completion, work: &mut Work<'_, P>) {
-        let slot = self.slot_of(head);
-        let slot = work.slots.get(slot);
+        let mark = self.marks[usize::from(head)];
+        let slot = work.slots.get(mark.slot().expect("a request that is in flight has a slot"));
         let (status, written) = match (completion.result, slot.request) {
             (Ok(()), Request::Ranges) if slot.next_range < slot.ranges.len() => {
-                if !self.submit(head, work) {
-                    // Before those that have no slot, which may wait for this one's.
-                    self.backlog.push_front(head);
-                }
+                self.submit_again(head, work);
                 return;
             }
             (Ok(()), Request::Io { op: Op::Read, len, .. }) => (Status::Ok, len as u32),
@@ -254,37 +275,40 @@ impl<P: Platform> Queue<P> {
             (Err(IoError::Unsupported), _) => (Status::Unsupported, 0),
             (Err(_), _) => (Status::IoError, 0),
         };
-        self.finish(head, status, written, work);
+        self.finish(head, mark, status, written, work);
     }
 
-    /// Answers a request: status byte, dirty log, used entry.
-    #[inline]
-    fn finish(&mut self, head: u16, status: Status, written: u32, work: &mut Work<'_, P>) {
-        let slot = self.slot_of(head);
-        let slot = work.slots.get(slot);
+    /// Submits the next of a request's ranges.
+    #[cold]
+    fn submit_again(&mut self, head: u16, work: &mut Work<'_, P>) {
+        if !self.submit(head, work) {
+            // Before those that have no slot, which may wait for this one's.
+            self.backlog.push_front(head);
+        }
+    }
+
+    /// Answers a request that the bdev need not be asked about.
+    #[cold]
+    fn answer(&mut self, head: u16, status: Status, written: usize, work: &mut Work<'_, P>) {
+        let mark = self.marks[usize::from(head)];
+        self.finish(head, mark, status, written as u32, work);
+    }
+
+    /// Ends the request in a slot: status byte, dirty log, used entry.
+    #[inline(always)]
+    fn finish(&mut self, head: u16, mark: Mark, status: Status, written: u32, work: &mut Work<'_, P>) {
+        let slot = work.slots.get(mark.number());
         if let Some(window) = slot.status {
             window.store_u8(0, status as u8, core::sync::atomic::Ordering::Relaxed);
         }
         if let Some(log) = work.log {
-            let all = &slot.chain.writable_ranges;
-            // Only a read's payload was written (at most MAX_TRANSFER); the status, always.
-            let data = matches!(slot.request, Request::Io { op: Op::Read, .. } | Request::GetId);
-            for (address, len) in if data { all.as_slice() } else { &[] } {
-                log.mark(*address, *len);
-            }
-            if let Some((address, len)) = all.last() {
-                log.mark(address + (len - 1), 1);
-            }
+            log_request(slot, log);
         }
-        let mark = core::mem::replace(&mut self.marks[usize::from(head)], Mark::TAKEN);
+        self.marks[usize::from(head)] = Mark::TAKEN;
         work.slots.give_back(mark);
-        work.platform.record(self.event(
-            events::Kind::RequestCompleted,
-            head,
-            status as u16,
-            u64::from(written),
-            work,
-        ));
+        if work.recording {
+            self.record(events::Kind::RequestCompleted, head, status as u16, u64::from(written), work);
+        }
         self.give_back(head, written + 1);
     }
 
@@ -339,8 +363,9 @@ impl<P: Platform> Queue<P> {
         }
     }
 
-    fn event(&self, kind: events::Kind, head: u16, detail: u16, b: u64, work: &Work<'_, P>) -> Event {
-        Event {
+    #[inline(never)]
+    fn record(&self, kind: events::Kind, head: u16, detail: u16, b: u64, work: &Work<'_, P>) {
+        work.platform.record(Event {
             at_ns: work.now.0,
             kind: kind as u16,
             device: work.device,
@@ -348,7 +373,22 @@ impl<P: Platform> Queue<P> {
             detail,
             a: u64::from(head),
             b,
+        });
+    }
+}
+
+/// Logs what a request wrote to guest memory.
+#[cold]
+fn log_request<P: Platform>(slot: &Slot<P::Window>, log: &DirtyLog<P>) {
+    let all = &slot.chain.writable_ranges;
+    // Only a read's payload was written (at most MAX_TRANSFER); the status, always.
+    if matches!(slot.request, Request::Io { op: Op::Read, .. } | Request::GetId) {
+        for (address, len) in all {
+            log.mark(*address, *len);
         }
+    }
+    if let Some((address, len)) = all.last() {
+        log.mark(address + (len - 1), 1);
     }
 }
 

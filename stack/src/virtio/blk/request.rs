@@ -5,12 +5,13 @@
 
 use super::super::chain::{Chain, ChainError};
 use super::config::{MAX_RANGE_SECTORS, MAX_RANGES, SECTOR_SIZE};
+use super::slots::Slot;
 use crate::block::{Geometry, Op};
 use alloc::vec::Vec;
-use runtime::{Segments, Window};
+use runtime::Window;
 
 /// Bytes of the header: `le32 type; le32 reserved; le64 sector`.
-const HEADER_LEN: u64 = 16;
+const HEADER_LEN: usize = 16;
 /// Most bytes of one read or write. A driver's buffers may overlap, so a short chain can describe terabytes; this
 /// bounds what one request can cost a core. Linux sends at most 1.25 MiB unless its administrator raises it.
 const MAX_TRANSFER: u64 = 32 << 20;
@@ -74,81 +75,33 @@ pub(super) struct Rules {
     pub(super) write_zeroes: bool,
 }
 
-/// Takes the frame (header and status) off a chain, whose windows are then the payload, and decodes the header.
-#[inline]
-pub(super) fn decode<W: Window>(
-    chain: &mut Chain<W>,
-    ranges: &mut Vec<Range>,
-    rules: &Rules,
-) -> Result<(W, Request), ChainError> {
-    let status = take_status(&mut chain.writable).ok_or(ChainError::Frame)?;
-    let mut header = [0; HEADER_LEN as usize];
-    if !take_front(&mut chain.readable, &mut header) {
-        return Ok((status, Request::Answer(Status::IoError)));
+/// Takes the frame (header and status) off a slot's chain, which is then the payload, and decodes the header.
+#[inline(always)]
+pub(super) fn decode<W: Window>(slot: &mut Slot<W>, rules: &Rules) -> Result<(), ChainError> {
+    let chain = &mut slot.chain;
+    slot.status = Some(chain.take_last_writable().ok_or(ChainError::Frame)?);
+    slot.next_range = 0;
+    let mut header = [0; HEADER_LEN];
+    if !chain.take_readable(&mut header) {
+        slot.request = Request::Answer(Status::IoError);
+        return Ok(());
     }
     let [t0, t1, t2, t3, _, _, _, _, s0, s1, s2, s3, s4, s5, s6, s7] = header;
     let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
-    let request = match u32::from_le_bytes([t0, t1, t2, t3]) {
-        kind::IN => transfer(Op::Read, sector, Segments(&chain.writable).len(), rules),
+    slot.request = match u32::from_le_bytes([t0, t1, t2, t3]) {
+        kind::IN => transfer(Op::Read, sector, chain.writable_len(), rules),
         kind::OUT if rules.read_only => Request::Answer(Status::IoError),
-        kind::OUT => {
-            transfer(Op::Write { fua: rules.write_through }, sector, Segments(&chain.readable).len(), rules)
-        }
+        kind::OUT => transfer(Op::Write { fua: rules.write_through }, sector, chain.readable_len(), rules),
         kind::FLUSH => Request::Io { op: Op::Flush, offset: 0, len: 0 },
         kind::GET_ID => Request::GetId,
-        kind::DISCARD if rules.discard => decode_ranges(Op::Discard, chain, ranges, rules),
+        kind::DISCARD if rules.discard => decode_ranges(Op::Discard, chain, &mut slot.ranges, rules),
         kind::WRITE_ZEROES if rules.write_zeroes => {
             let op = Op::WriteZeroes { unmap: false, fua: rules.write_through };
-            decode_ranges(op, chain, ranges, rules)
+            decode_ranges(op, chain, &mut slot.ranges, rules)
         }
         _ => Request::Answer(Status::Unsupported),
     };
-    Ok((status, request))
-}
-
-/// Takes the last writable byte.
-#[inline]
-fn take_status<W: Window>(writable: &mut Vec<W>) -> Option<W> {
-    let last = writable.pop()?;
-    let rest = last.len() - 1;
-    if rest > 0 {
-        writable.push(last.slice(0, rest)?);
-    }
-    last.slice(rest, 1)
-}
-
-/// Reads the first readable bytes and takes them off; whether there were enough.
-#[inline]
-fn take_front<W: Window>(readable: &mut Vec<W>, into: &mut [u8; HEADER_LEN as usize]) -> bool {
-    match readable.first() {
-        // What nearly every driver sends: a descriptor of its own for the header.
-        Some(first) if first.len() == HEADER_LEN => {
-            first.read(0, into);
-            readable.remove(0);
-            return true;
-        }
-        None => return false,
-        Some(_) => {}
-    }
-    if Segments(readable).read(0, into) < into.len() {
-        return false;
-    }
-    let mut left = HEADER_LEN;
-    let whole = readable.iter().take_while(|window| {
-        let inside = window.len() <= left;
-        left -= if inside { window.len() } else { 0 };
-        inside
-    });
-    let whole = whole.count();
-    readable.drain(..whole);
-    if left > 0 {
-        let first = readable[0];
-        match first.slice(left, first.len() - left) {
-            Some(rest) => readable[0] = rest,
-            None => return false,
-        }
-    }
-    true
+    Ok(())
 }
 
 /// A read or a write of the whole payload.
@@ -169,8 +122,7 @@ fn decode_ranges<W: Window>(op: Op, chain: &Chain<W>, ranges: &mut Vec<Range>, r
     if rules.read_only {
         return Request::Answer(Status::IoError);
     }
-    let payload = Segments(&chain.readable);
-    let len = payload.len();
+    let (payload, len) = (chain.readable(), chain.readable_len());
     if len == 0 || !len.is_multiple_of(RANGE_LEN) || len > RANGE_LEN * u64::from(MAX_RANGES) {
         return Request::Answer(Status::IoError);
     }

@@ -47,6 +47,12 @@ impl Mark {
     /// The device's, and in no slot: not decoded yet, or its used entry is written and not published.
     pub(super) const TAKEN: Self = Self(u16::MAX - 1);
 
+    /// The slot's number; of a mark that [`Slots::take`] gave.
+    #[inline]
+    pub(super) const fn number(self) -> usize {
+        self.0 as usize
+    }
+
     /// The slot's number, if there is one.
     #[inline]
     pub(super) const fn slot(self) -> Option<usize> {
