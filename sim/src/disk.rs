@@ -3,8 +3,8 @@
 //! Fault model. Operations take drawn times and end in any order. Writes go to a volatile cache; a flush makes durable
 //! what had completed before it was submitted, a write with FUA makes itself durable. At a power loss every other write
 //! since is kept, lost, or torn at the atomic unit, as drawn. An operation may be slow, fail once, not be possible right
-//! now, end short, or hang until the faults are over; a range may fail until then. Of what a dead process had submitted,
-//! some is cancelled and the rest still happens, later, and its memory is read and written then; the file's lock is free
+//! now, end short, or hang until the faults are over; a range may fail until then; a disk may be able to do nothing for a
+//! while, and may turn out not to write zeroes or discard by itself. Of what a dead process had submitted, some is cancelled and the rest still happens, later, and its memory is read and written then; the file's lock is free
 //! only when nothing of it is left. What it had queued and not yet submitted (by a poll) never happens.
 //!
 //! Never: a durable write lost, a write in a place where none was sent, two halves of one atomic unit.
@@ -26,6 +26,8 @@ const CHANNEL_DEPTH: u32 = 128;
 const LATENCY_NS: (u64, u64) = (4_000, 80_000);
 /// Longest additional time of a slow one.
 const SLOW_NS_MAX: u64 = 20_000_000;
+/// Longest time for which a disk can do nothing.
+const BUSY_NS_MAX: u64 = 1_500_000_000;
 /// Longest time after its process's death at which an operation takes effect.
 const LATE_NS_MAX: u64 = 3_000_000;
 /// How often a stuck operation looks whether the faults are over.
@@ -59,6 +61,8 @@ pub(crate) struct Disk {
     /// Writes completed so far.
     sequence: u64,
     bad: Option<(u64, u64)>,
+    /// Nothing can be done right now before this moment.
+    busy_until: Instant,
     /// The open file description that holds the lock.
     pub(crate) lock: Option<u32>,
 }
@@ -74,6 +78,7 @@ impl Disk {
             cached: Vec::new(),
             sequence: 0,
             bad: None,
+            busy_until: Instant(0),
             lock: None,
         }
     }
@@ -181,8 +186,17 @@ impl World {
         if self.faults.strike(FaultKind::DiskError, |_| 0).is_some() {
             return (Fate::Fails(ErrorKind::Io), latency);
         }
-        if self.faults.strike(FaultKind::DiskAgain, |_| 0).is_some() {
+        if let Some(busy) = self.faults.strike(FaultKind::DiskBusy, |rng| rng.between(1, BUSY_NS_MAX)) {
+            self.storage.disks[disk as usize].busy_until = Instant(self.now.0 + busy);
+        }
+        let busy = self.now < self.storage.disks[disk as usize].busy_until && !self.faults.is_healed();
+        if busy || self.faults.strike(FaultKind::DiskAgain, |_| 0).is_some() {
             return (Fate::Fails(ErrorKind::WouldBlock), latency);
+        }
+        if matches!(op, FileOp::Discard | FileOp::WriteZeroes { .. })
+            && self.faults.strike(FaultKind::DiskCannot, |_| 0).is_some()
+        {
+            return (Fate::Fails(ErrorKind::Unsupported), latency);
         }
         if matches!(op, FileOp::Read | FileOp::Write { .. }) && len > block {
             let done = self.faults.strike(FaultKind::DiskShort, |rng| 1 + rng.below(len / block - 1));

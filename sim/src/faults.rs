@@ -127,6 +127,10 @@ kinds! {
     /// An NVMe controller says something wrong of itself. Opportunity: a register loaded, an identification, a log page or
     /// a count of queues given. Parameter: where, and what.
     NvmeLie = "nvme-lie",
+    /// A disk can do nothing for a while (EAGAIN). Opportunity: an operation. Parameter: nanoseconds.
+    DiskBusy = "disk-busy",
+    /// A disk cannot write zeroes or discard by itself. Opportunity: such an operation. Parameter: unused.
+    DiskCannot = "disk-cannot",
 }
 
 /// One fault that struck or shall strike.

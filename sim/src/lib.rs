@@ -3,6 +3,7 @@
 
 pub mod catalog;
 pub mod check;
+pub mod coverage;
 pub mod diff;
 pub mod disk;
 pub mod dma;
@@ -34,6 +35,7 @@ pub mod subject;
 pub mod supervisor;
 pub mod sweep;
 pub mod timeline;
+pub mod totals;
 pub mod trace;
 pub mod unix;
 pub mod vmm;

@@ -75,7 +75,10 @@ enum Command {
         /// Worlds at once; one a processor unless said.
         #[arg(long, value_name = "N")]
         jobs: Option<usize>,
-        /// Print one JSON object a run.
+        /// Fail also when a point of the stack that these scenarios come to was never reached: docs/points.md.
+        #[arg(long)]
+        all_points: bool,
+        /// Print one JSON object a run, and one of their sum.
         #[arg(long)]
         json: bool,
     },
@@ -146,8 +149,8 @@ fn main() -> ExitCode {
     let code = match Cli::parse().command {
         Command::List { json } => list(json),
         Command::Run { scenario, seed, json, log } => run_one(&scenario, seed, json, log),
-        Command::Sweep { scenarios, seeds, from, jobs, json } => {
-            run_many(&scenarios, seeds, from, jobs, json)
+        Command::Sweep { scenarios, seeds, from, jobs, all_points, json } => {
+            run_many(&scenarios, seeds, from, jobs, all_points, json)
         }
         Command::Diff { a, b, context } => diff(&a, &b, context),
         Command::Import { files, json } => import_recordings(&files, json),
@@ -250,7 +253,14 @@ fn keep(name: &str, title: &str, plan: &Plan, outcome: &Outcome) -> Result<(), R
     Ok(())
 }
 
-fn run_many(names: &[String], seeds: u64, from: u64, jobs: Option<usize>, json: bool) -> Result<u8, Refused> {
+fn run_many(
+    names: &[String],
+    seeds: u64,
+    from: u64,
+    jobs: Option<usize>,
+    all_points: bool,
+    json: bool,
+) -> Result<u8, Refused> {
     let scenarios: Vec<Named> = if names.is_empty() {
         catalog::all()?
     } else {
@@ -267,16 +277,15 @@ fn run_many(names: &[String], seeds: u64, from: u64, jobs: Option<usize>, json: 
     );
     let mut kept = Ok(());
     let (totals, wall) = sweep(&scenarios, from, seeds, jobs, |ended: &Ended<'_>| {
-        let Ended { named, seed, outcome, wall } = ended;
+        let Ended { named, plan, outcome, wall } = ended;
         if json {
-            print(&format!("{}\n", outcome.to_json(&named.name, *seed, wall.as_nanos() as u64)));
+            print(&format!("{}\n", outcome.to_json(&named.name, plan.seed, wall.as_nanos() as u64)));
         }
         if let Some(failure) = &outcome.failure {
             bar.suspend(|| {
-                eprintln!("{} seed {seed}: {}: {}", named.name, failure.checker, failure.what);
+                eprintln!("{} seed {}: {}: {}", named.name, plan.seed, failure.checker, failure.what);
                 if kept.is_ok() {
-                    let plan = Plan::draw(&named.scenario, *seed);
-                    kept = keep(&named.name, &named.scenario.title, &plan, outcome);
+                    kept = keep(&named.name, &named.scenario.title, plan, outcome);
                 }
             });
         }
@@ -284,7 +293,15 @@ fn run_many(names: &[String], seeds: u64, from: u64, jobs: Option<usize>, json: 
     });
     bar.finish_and_clear();
     kept?;
-    let idle = totals.idle(&scenarios);
+    if json {
+        print(&format!("{}\n", report::sweep_json(&totals, &scenarios, wall)));
+    } else {
+        print(&report::sweep(&totals, &scenarios));
+    }
+    let mut idle = totals.idle(&scenarios);
+    if all_points {
+        idle.extend(report::points_amiss(&totals, &scenarios));
+    }
     for what in &idle {
         eprintln!("the sweep tested too little: {what}");
     }

@@ -14,6 +14,7 @@ use crate::scheduler::Event;
 use crate::trace::Record;
 use crate::world::{self, Actor, World};
 use runtime::{Access, ErrorKind, Instant, Memory, Result, Window};
+use stack::reached::Reached;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
@@ -535,6 +536,10 @@ impl Window for SimWindow {
         if order == Ordering::SeqCst {
             world::with(World::drain_acting);
         }
+    }
+
+    fn reached(point: u16) {
+        world::with(|world| world.reach(Reached::ALL[usize::from(point)]));
     }
 }
 

@@ -16,6 +16,7 @@ use runtime::{
     Wakes,
 };
 use stack::events::Kind;
+use stack::reached::Reached;
 
 /// One core of one life of a simulated process.
 #[derive(Clone, Debug)]
@@ -80,6 +81,9 @@ impl Platform for SimPlatform {
             );
             if event.kind == Kind::RequestReplayed as u16 {
                 world.replayed += 1;
+            }
+            if let Some(point) = Reached::of_event(&event) {
+                world.reach(point);
             }
             let core = self.core;
             world.say(|| format!("core {core}: {}", stack::events::Line(&event)));

@@ -54,7 +54,16 @@ impl Witness for Eye {
             world.trace().tell(Followed::Saw(self.device, observation));
             world.now()
         });
-        let verdict = self.record.borrow_mut().devices[self.device].observe(now, observation);
+        let mut record = self.record.borrow_mut();
+        let controller = format!("controller disk.{}", self.device);
+        if matches!(observation, Observation::ClosedByTarget)
+            && !record.state.acknowledged().contains_key(&controller)
+        {
+            // It listens before its creation is durable, and goes away when that fails.
+            return;
+        }
+        let verdict = record.devices[self.device].observe(now, observation);
+        drop(record);
         if let Err(violation) = verdict {
             world::with(|world| {
                 world.fail(violation.checker, format!("guest {}: {}", self.device, violation.text))

@@ -1,12 +1,17 @@
 //! What a run came to, for people and for programs.
 
+use crate::catalog::Named;
+use crate::coverage::Feature;
 use crate::faults::Fault;
 use crate::plan::GuestPlan;
 use crate::shrink::Case;
+use crate::totals::{Swarm, Totals};
 use crate::world::{Failure, Line};
 use serde_json::{Map, Value, json};
+use stack::reached::Reached;
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::time::Duration;
 
 /// A run that has ended.
 #[derive(Clone, Debug)]
@@ -27,6 +32,10 @@ pub struct Outcome {
     pub faults: Vec<Fault>,
     /// Evaluations, by checker.
     pub checks: BTreeMap<&'static str, u64>,
+    /// How often each point of the stack was reached, of those that were.
+    pub reached: Vec<(Reached, u64)>,
+    /// What a search may have been looking for.
+    pub features: Vec<Feature>,
     /// Steps of all actors.
     pub steps: u64,
     /// Simulated time.
@@ -75,6 +84,7 @@ impl Outcome {
             "replayed": self.replayed,
             "faults": object(self.faults_by_kind()),
             "checks": object(self.checks.iter().map(|(name, count)| (*name, *count)).collect()),
+            "reached": object(self.reached.iter().map(|(point, count)| (point.name(), *count)).collect()),
             "steps": self.steps,
             "virtual_ns": self.virtual_ns,
             "wall_ns": wall_ns,
@@ -105,6 +115,9 @@ impl Outcome {
         let _ = writeln!(text, "faults:  {}", if faults.is_empty() { "none".into() } else { list(&faults) });
         let checks: Vec<(&str, u64)> = self.checks.iter().map(|(name, count)| (*name, *count)).collect();
         let _ = writeln!(text, "checked: {}", list(&checks));
+        let reached: Vec<(&str, u64)> =
+            self.reached.iter().map(|(point, count)| (point.name(), *count)).collect();
+        let _ = writeln!(text, "reached: {}", list(&reached));
         let _ = writeln!(text, "trace:   {:032x}", self.trace);
         match &self.failure {
             None => text.push_str("verdict: pass, all held\n"),
@@ -116,6 +129,99 @@ impl Outcome {
         }
         text
     }
+}
+
+/// What a sweep came to, as people read it: which faults were on, and which points were reached.
+#[must_use]
+pub fn sweep(totals: &Totals, scenarios: &[Named]) -> String {
+    let mut text = String::new();
+    for Named { name, scenario, .. } in scenarios {
+        let Some(swarm) = totals.swarms.get(name).filter(|swarm| !swarm.on.is_empty()) else { continue };
+        let on: Vec<String> = swarm.on.iter().map(|(kind, runs)| format!("{} {runs}", kind.name())).collect();
+        let (met, possible) = (swarm.combinations.len(), Swarm::possible(scenario));
+        let text_of = format!(
+            "faults on in {name}, of {} seeds: {}; {met} of {possible} combinations",
+            swarm.runs,
+            on.join(", ")
+        );
+        wrap(&mut text, &text_of);
+    }
+    let reached: Vec<String> = totals
+        .reached
+        .iter()
+        .map(|(point, count)| format!("{} {} ({})", point.name(), count.times, count.runs))
+        .collect();
+    wrap(&mut text, &format!("points reached, times (seeds): {}", reached.join(", ")));
+    let never = names(&totals.never(scenarios));
+    wrap(&mut text, &format!("points never reached: {}", if never.is_empty() { "none" } else { &never }));
+    text
+}
+
+/// The same as an object.
+#[must_use]
+pub fn sweep_json(totals: &Totals, scenarios: &[Named], wall: Duration) -> Value {
+    let swarms = scenarios.iter().filter_map(|Named { name, scenario, .. }| {
+        let swarm = totals.swarms.get(name)?;
+        let on: Map<_, _> =
+            swarm.on.iter().map(|(kind, runs)| (kind.name().to_owned(), json!(runs))).collect();
+        let (met, possible) = (swarm.combinations.len(), Swarm::possible(scenario));
+        let value = json!({ "seeds": swarm.runs, "on": on, "combinations": met, "possible": possible });
+        Some((name.clone(), value))
+    });
+    let reached = totals.reached.iter().map(|(point, count)| {
+        (point.name().to_owned(), json!({ "times": count.times, "seeds": count.runs }))
+    });
+    let list = |points: Vec<Reached>| points.into_iter().map(Reached::name).collect::<Vec<_>>();
+    json!({
+        "sweep": {
+            "seeds": totals.runs,
+            "failed": totals.failed,
+            "ios": totals.ios,
+            "kills": totals.kills,
+            "replayed": totals.replayed,
+            "steps": totals.steps,
+            "virtual_ns": totals.virtual_ns,
+            "faults": swarms.collect::<Map<_, _>>(),
+            "reached": reached.collect::<Map<_, _>>(),
+            "never": list(totals.never(scenarios)),
+            "wall_ns": wall.as_nanos() as u64,
+        }
+    })
+}
+
+/// What is wrong with the points that a sweep reached: some are missing, or the list of them is wrong.
+#[must_use]
+pub fn points_amiss(totals: &Totals, scenarios: &[Named]) -> Vec<String> {
+    let never = totals.never(scenarios).into_iter().map(|point| {
+        let (name, about) = (point.name(), point.about());
+        format!("the point `{name}` was never reached: {about}")
+    });
+    let unforeseen = totals.unforeseen().into_iter().map(|point| {
+        format!("the point `{}` was reached, and the list says that no scenario does", point.name())
+    });
+    never.chain(unforeseen).collect()
+}
+
+fn names(points: &[Reached]) -> String {
+    points.iter().map(|point| point.name()).collect::<Vec<_>>().join(", ")
+}
+
+/// Adds a paragraph in lines of a terminal's width, all but the first indented.
+fn wrap(text: &mut String, paragraph: &str) {
+    const WIDTH: usize = 118;
+    let mut column = 0;
+    for word in paragraph.split(' ') {
+        if column > 0 && column + word.len() >= WIDTH {
+            text.push_str("\n   ");
+            column = 3;
+        }
+        if column > 0 {
+            text.push(' ');
+        }
+        text.push_str(word);
+        column += word.len() + 1;
+    }
+    text.push('\n');
 }
 
 /// What shrinking came to, as people read it: what there was and what is left, in numbers, and then all of what is left.

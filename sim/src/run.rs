@@ -71,6 +71,8 @@ fn run_created(plan: &Plan, script: Option<&[Fault]>) -> Outcome {
         replayed: world.replayed(),
         faults: world.faults().struck().to_vec(),
         checks: record.borrow().checks(),
+        reached: world.coverage.reached(),
+        features: world.coverage.features(),
         steps: world.steps(),
         virtual_ns: world.now().0,
         log: world.take_log(),
@@ -109,8 +111,9 @@ fn build(
     let power_loss = plan.fault(FaultKind::PowerLoss).is_some()
         || script.is_some_and(|script| script.iter().any(|fault| fault.kind == FaultKind::PowerLoss));
     let unplug = plan.fault(FaultKind::Unplug).is_some();
-    let disk_may_fail =
-        [FaultKind::DiskError, FaultKind::DiskBadRange].iter().any(|&kind| plan.fault(kind).is_some());
+    let disk_may_fail = [FaultKind::DiskError, FaultKind::DiskBadRange, FaultKind::DiskBusy]
+        .iter()
+        .any(|&kind| plan.fault(kind).is_some());
     let mut guests = Vec::new();
     let mut machines = Vec::new();
     for (number, guest) in plan.guests.iter().enumerate() {

@@ -248,7 +248,10 @@ impl World {
             self.drain(processor);
         }
         self.processes[process as usize].alive = false;
-        self.kills += u64::from(how == "killed");
+        if how == "killed" {
+            self.kills += 1;
+            self.coverage.death();
+        }
         let points = self.processes[process as usize].points;
         self.trace.add(Record::Life, u64::from(process), points << 1);
         self.tell(|| format!("process {process} is {how} at its crash point {points}"));

@@ -6,6 +6,7 @@
 //!
 //! What is drawn comes from [`crate::rng`]'s streams, one a subject.
 
+use crate::coverage::Coverage;
 use crate::faults::Faults;
 use crate::files::Storage;
 use crate::follow::{Followed, Follower};
@@ -21,6 +22,7 @@ use crate::trace::{Record, Trace};
 use crate::unix::Sockets;
 use runtime::Instant;
 use serde::{Deserialize, Serialize};
+use stack::reached::Reached;
 use std::cell::RefCell;
 
 thread_local! {
@@ -242,6 +244,7 @@ pub struct World {
     pub(crate) kills: u64,
     /// Requests that a new life found and submits again.
     pub(crate) replayed: u64,
+    pub(crate) coverage: Coverage,
 }
 
 /// Puts a new world into this thread, the old one gone.
@@ -293,6 +296,7 @@ pub fn create(seed: u64, temper: Temper, faults: Faults) {
         steps: 0,
         kills: 0,
         replayed: 0,
+        coverage: Coverage::default(),
     };
     WORLD.with_borrow_mut(|slot| *slot = Some(Box::new(world)));
 }
@@ -420,6 +424,14 @@ impl World {
     #[must_use]
     pub fn replayed(&self) -> u64 {
         self.replayed
+    }
+
+    /// The stack has come to a point.
+    #[inline]
+    pub(crate) fn reach(&mut self, point: Reached) {
+        if !self.is_fenced() {
+            self.coverage.reach(point, self.faults.struck());
+        }
     }
 
     /// The faults, drawn or replayed.
@@ -595,6 +607,7 @@ impl World {
             return false;
         }
         process.points += 1;
+        self.coverage.crash_point();
         // A panic that unwinds already is a bug of the target, and reported as one; it must not be cut short by a second.
         process.points >= process.die_at && !std::thread::panicking()
     }

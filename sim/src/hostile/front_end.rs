@@ -4,6 +4,7 @@
 //! Each message is an opportunity of the fault `hostile-front-end`; its parameter seeds what is wrong with it. Each
 //! connection begins with a question that a target that still serves answers.
 
+use super::region::{self, AVAILABLE, RING_LEN, SIZE, USED};
 use crate::faults::FaultKind;
 use crate::rng::Rng;
 use crate::unix::SimHandle;
@@ -21,6 +22,10 @@ const MESSAGES_MAX: u64 = 30;
 const PATIENCE_NS: u64 = 40_000;
 /// How long the answer to a connection's first question is waited for; without it the run is stuck.
 const PROBE_NS: u64 = 3_000_000_000;
+/// How long it says nothing where it lets the target speak: longer than the target waits before it tells of a change.
+const SILENCE_NS: u64 = 110_000_000;
+/// Regions of memory with which it fills the target's table, and some more.
+const REGIONS: u64 = 520;
 /// Bytes of the memory that it passes.
 const MEMORY_BYTES: u64 = 256 << 10;
 /// Number of the stream that the front-end draws from.
@@ -46,6 +51,23 @@ const GREETING: [u32; 17] = [
     request::SET_STATUS,
     request::GET_CONFIG,
     request::GET_STATUS,
+];
+
+/// What is said of a connection later, beside all of the above.
+const TALK: [u32; 13] = [
+    request::ADD_MEM_REG,
+    request::ADD_MEM_REG,
+    request::REM_MEM_REG,
+    request::SET_LOG_BASE,
+    request::SET_CONFIG,
+    request::GET_VRING_BASE,
+    request::GET_VRING_BASE,
+    request::SET_VRING_NUM,
+    request::SET_VRING_ADDR,
+    request::SET_VRING_BASE,
+    request::SET_VRING_ENABLE,
+    request::RESET_DEVICE,
+    request::SET_VRING_KICK,
 ];
 
 /// Requests that there are, and some that there are not: one of these ends the connection.
@@ -139,6 +161,16 @@ pub struct HostileFrontEnd {
     end: Option<u32>,
     /// What is left to say of the greeting.
     greeting: std::ops::Range<usize>,
+    /// The greeting is a good one, of one ring, and asks for replies: what is wrong comes after it.
+    careful: bool,
+    /// The ring that a careful connection speaks of.
+    queue: u64,
+    /// Regions that are still to be added, one after the other.
+    regions: u64,
+    /// The near end of the back-end's own channel.
+    backend: Option<u32>,
+    /// It was silent once, which is enough.
+    was_silent: bool,
     received: u64,
     /// Its rings may be packed.
     packed: bool,
@@ -164,6 +196,11 @@ impl HostileFrontEnd {
             state: State::Away(Instant(0)),
             end: None,
             greeting: 0..0,
+            careful: false,
+            queue: 0,
+            regions: 0,
+            backend: None,
+            was_silent: false,
             received: 0,
             packed,
             memory,
@@ -193,7 +230,10 @@ impl HostileFrontEnd {
         let Some(end) = connected else { return self.away(now) };
         self.attacks -= 1;
         (self.end, self.received) = (Some(end), 0);
-        self.greeting = 0..self.rng.below(GREETING.len() as u64 + 1) as usize;
+        self.careful = self.rng.chance(1, 2);
+        (self.queue, self.regions, self.backend) = (self.rng.below(3), 0, None);
+        let greeting = self.rng.below(GREETING.len() as u64 + 1) as usize;
+        self.greeting = 0..if self.careful { GREETING.len() } else { greeting };
         self.send(&Bytes::new(request::GET_FEATURES, 0).0, Vec::new());
         self.state = State::Probing(Instant(now.0 + PROBE_NS));
         Step::Worked
@@ -236,10 +276,22 @@ impl HostileFrontEnd {
     }
 
     fn say(&mut self) -> bool {
-        let wrong = world::with(|world| world.faults().strike(FaultKind::HostileFrontEnd, Rng::word));
-        let request = match self.greeting.next() {
+        if self.regions > 0 {
+            return self.add_region();
+        }
+        // A careful one leaves something out of its greeting, now and then, and spoils nothing.
+        let greets = self.careful && !self.greeting.is_empty();
+        while greets && self.rng.chance(1, 24) {
+            self.greeting.next();
+        }
+        let strike = || world::with(|world| world.faults().strike(FaultKind::HostileFrontEnd, Rng::word));
+        let wrong = if greets { None } else { strike() };
+        // Another layout of rings than the region is for.
+        let late = greets && GREETING.get(self.greeting.start) == Some(&request::SET_VRING_KICK);
+        let request = match if late && self.rng.chance(1, 6) { Some(4) } else { self.greeting.next() } {
             Some(at) => GREETING[at],
             None if self.rng.chance(1, 20) => REQUESTS[self.rng.below(REQUESTS.len() as u64) as usize],
+            None if self.rng.chance(1, 2) => TALK[self.rng.below(TALK.len() as u64) as usize],
             None => GREETING[self.rng.below(GREETING.len() as u64) as usize],
         };
         let (mut bytes, mut handles) = self.good(request);
@@ -257,10 +309,20 @@ impl HostileFrontEnd {
         self.send(&bytes, handles)
     }
 
+    /// Adds one more region to the target's table.
+    fn add_region(&mut self) -> bool {
+        self.regions -= 1;
+        let at = (1 << 32) + (self.regions << 20);
+        let bytes = Bytes::new(request::ADD_MEM_REG, message::NEED_REPLY);
+        let bytes = bytes.u64(0).u64(at).u64(4096).u64(at).u64(0);
+        self.send(&bytes.0, vec![SimHandle::memory(self.memory)])
+    }
+
     /// A message that is good by itself, if perhaps not at this moment.
     fn good(&mut self, number: u32) -> (Vec<u8>, Vec<SimHandle>) {
-        let queue = self.rng.below(3);
-        let need = if self.rng.chance(1, 3) { message::NEED_REPLY } else { 0 };
+        let queue = if self.careful && !self.rng.chance(1, 16) { self.queue } else { self.rng.below(3) };
+        let need = if self.careful || self.rng.chance(1, 3) { message::NEED_REPLY } else { 0 };
+        let odd = self.rng.chance(1, 12);
         let plain = Bytes::new(number, need);
         let state = |value: u64| Bytes::new(number, need).u32(queue as u32).u32(value as u32);
         let memory = || vec![SimHandle::memory(self.memory)];
@@ -276,9 +338,15 @@ impl HostileFrontEnd {
             }
             request::SET_PROTOCOL_FEATURES => (plain.u64(0x1_962b), Vec::new()),
             request::SET_MEM_TABLE => (region(plain.u32(1).u32(0)), memory()),
-            request::ADD_MEM_REG => (region(plain.u64(0)), memory()),
+            request::ADD_MEM_REG => {
+                let at = INTERESTING[self.rng.below(16) as usize];
+                let (guest, user) = if self.rng.chance(1, 3) { (0, user) } else { (at, at) };
+                let len = if odd { 0 } else { 4096 };
+                (plain.u64(0).u64(guest).u64(len).u64(user).u64(0), memory())
+            }
+            request::REM_MEM_REG if odd => (plain.u64(0).u64(1).u64(2).u64(3).u64(0), Vec::new()),
             request::REM_MEM_REG => (region(plain.u64(0)), Vec::new()),
-            request::SET_VRING_NUM => (state(64), Vec::new()),
+            request::SET_VRING_NUM => (state(u64::from(SIZE) - u64::from(odd)), Vec::new()),
             request::SET_VRING_BASE if self.packed => {
                 (state(self.position() | self.position() << 16), Vec::new())
             }
@@ -286,22 +354,27 @@ impl HostileFrontEnd {
             request::SET_VRING_ENABLE => (state(1), Vec::new()),
             request::GET_VRING_BASE => (state(0), Vec::new()),
             request::SET_VRING_ADDR => {
-                let ring = user + queue * 8192;
-                let bytes = plain.u32(queue as u32).u32(0).u64(ring).u64(ring + 4096).u64(ring + 2048).u64(0);
-                (bytes, Vec::new())
+                let ring = user + queue * RING_LEN + u64::from(odd);
+                let bytes = plain.u32(queue as u32).u32(0).u64(ring).u64(ring + USED).u64(ring + AVAILABLE);
+                (bytes.u64(0), Vec::new())
             }
             request::SET_VRING_KICK | request::SET_VRING_CALL | request::SET_VRING_ERR => {
                 (plain.u64(queue), bell())
             }
             request::GET_CONFIG => (plain.u32(0).u32(57).u32(0).bytes(&[0; 57]), Vec::new()),
-            request::SET_CONFIG => (plain.u32(32).u32(1).u32(0).bytes(&[1]), Vec::new()),
+            request::SET_CONFIG => {
+                (plain.u32(if odd { 0 } else { 32 }).u32(1).u32(0).bytes(&[1]), Vec::new())
+            }
+            request::SET_LOG_BASE => (plain.u64(4096).u64(0), memory()),
             request::GET_INFLIGHT_FD => (plain.u64(0).u64(0).u32(64 << 16 | 2).u32(0), Vec::new()),
             request::SET_INFLIGHT_FD => {
                 self.fill_garbage();
-                (plain.u64(8192).u64(0).u32(64 << 16 | 2).u32(0), vec![SimHandle::memory(self.garbage)])
+                let at = if odd { 4 } else { 0 };
+                (plain.u64(8192).u64(at).u32(64 << 16 | 2).u32(0), vec![SimHandle::memory(self.garbage)])
             }
             request::SET_BACKEND_REQ_FD => {
-                let (_, far) = world::with(world::World::socket_pair);
+                let (near, far) = world::with(world::World::socket_pair);
+                self.backend = Some(near);
                 (plain, vec![SimHandle::end(far)])
             }
             request::SET_STATUS => (plain.u64(15), Vec::new()),
@@ -361,11 +434,13 @@ impl HostileFrontEnd {
         for at in (0..24_576.min(rings.len() & !1)).step_by(2) {
             rings.store_u16(at, self.rng.below(96) as u16, Relaxed);
         }
-        if self.packed && self.rng.chance(3, 4) {
-            self.fill_packed_garbage();
-            return;
-        }
         let window = world::with(|world| world.window_onto(self.garbage));
+        match (self.packed && self.rng.chance(3, 4), self.careful) {
+            (false, true) => return region::write_split(&window, &rings, &mut self.rng),
+            (true, true) => return region::write_packed(&window, &mut self.rng),
+            (true, false) => return self.fill_packed_garbage(),
+            (false, false) => {}
+        }
         for queue in 0..2 {
             let at = queue * 1088;
             window.store_u64(at, 0, Relaxed);
@@ -425,7 +500,8 @@ impl HostileFrontEnd {
             }
             // Memory that is taken away below the target's feet.
             6 => {
-                let (memory, len) = (self.memory, rng.below(MEMORY_BYTES));
+                let len = if rng.chance(1, 2) { 0 } else { rng.below(MEMORY_BYTES) };
+                let memory = self.memory;
                 world::with(|world| world.shrink_object(memory, len));
                 self.memory = Self::objects().0;
             }
@@ -452,7 +528,8 @@ impl HostileFrontEnd {
                     return self.away(now);
                 }
                 if self.received >= HEADER_BYTES as u64 + 8 {
-                    self.state = State::Talking(1 + self.rng.below(MESSAGES_MAX), now);
+                    let greeting = if self.careful { GREETING.len() as u64 } else { 0 };
+                    self.state = State::Talking(greeting + 1 + self.rng.below(MESSAGES_MAX), now);
                     return Step::Worked;
                 }
                 if now >= until {
@@ -473,7 +550,24 @@ impl HostileFrontEnd {
                 if left == 0 || !self.say() {
                     return self.away(now);
                 }
-                self.state = State::Talking(left - 1, Instant(now.0 + self.rng.below(PATIENCE_NS)));
+                let mut until = Instant(now.0 + self.rng.below(PATIENCE_NS));
+                let mut left = left - 1;
+                if self.regions > 0 {
+                    until = now;
+                } else if self.careful && self.greeting.is_empty() {
+                    // The greeting is over, or what followed on it goes on.
+                    if self.rng.chance(1, 200) {
+                        (self.regions, left) = (REGIONS, REGIONS + 1);
+                    } else if self.rng.chance(1, 60)
+                        && !self.was_silent
+                        && let Some(near) = self.backend.take()
+                    {
+                        self.was_silent = true;
+                        world::with(|world| world.close_end(near));
+                        until = Instant(now.0 + SILENCE_NS);
+                    }
+                }
+                self.state = State::Talking(left, until);
                 Step::Worked
             }
         }

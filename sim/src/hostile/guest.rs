@@ -40,7 +40,7 @@ const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
 
 /// The attacks, and on which layout of ring each is made; one of those for the ring is drawn.
-const ATTACKS: [(&str, Of, Attack); 37] = [
+const ATTACKS: [(&str, Of, Attack); 39] = [
     ("a head beyond the ring", Of::Split, |a| a.offer(a.size + a.any(60_000) as u16)),
     ("a next beyond the ring", Of::Split, |a| {
         a.desc(0, a.header(0, 0), 16, NEXT, a.size.saturating_add(a.any(9000) as u16));
@@ -90,6 +90,20 @@ const ATTACKS: [(&str, Of, Attack); 37] = [
     ("a huge indirect table", Of::Both, |a| {
         a.desc(0, a.region_end() - 4096, 1 << 20, INDIRECT, 0);
         a.offer(0);
+    }),
+    ("an indirect table as long as it may be, of buffers that are too many", Of::Both, |a| {
+        for at in 0..514 {
+            a.describe(a.table(), at, a.header(0, 0), 1, NEXT, at + 1);
+        }
+        a.desc(0, a.table(), 16 * 514, INDIRECT, 0);
+        a.offer(0);
+    }),
+    ("ranges beyond the device", Of::Both, |a| {
+        let kind = [11, 13][a.any(2) as usize];
+        a.store_u64(a.data(), [1 << 40, u64::MAX, 250][a.any(3) as usize]);
+        a.store_u32(a.data() + 8, [8, u32::MAX, 1 << 23][a.any(3) as usize]);
+        a.store_u32(a.data() + 12, 0);
+        a.request(kind, 0, &[(a.data(), 16, 0), (a.data() + 8192, 1, WRITE)]);
     }),
     ("a loop in an indirect table", Of::Both, |a| {
         for at in 0..4 {

@@ -8,6 +8,7 @@
 
 pub mod front_end;
 pub mod guest;
+mod region;
 
 use crate::check::Observation;
 use crate::guest::Witness;

@@ -9,6 +9,7 @@
 
 use super::statistics::{Counted, Statistics};
 use super::{Bdev, Channel, ChannelFull, Completion, Geometry, Io, IoError, Op};
+use crate::reached::Reached;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
@@ -347,7 +348,10 @@ impl<P: Platform> FileDiskChannel<P> {
     fn go_on(&mut self, place: u32) {
         match self.give(place) {
             Ok(Ok(())) => {}
-            Ok(Err(Full)) => self.waiting.push(place),
+            Ok(Err(Full)) => {
+                Reached::FileFull.mark::<P::Window>();
+                self.waiting.push(place);
+            }
             Err(error) => self.done.push(Completion { token: u64::from(place), result: Err(error) }),
         }
     }
@@ -361,13 +365,19 @@ impl<P: Platform> FileDiskChannel<P> {
             (Ok(bytes), _) => bytes,
             (Err(error), _) if error.kind == ErrorKind::WouldBlock => {
                 if request.retries == RETRIES_MAX {
+                    Reached::FileAgainTooOften.mark::<P::Window>();
                     return Next::End(Err(IoError::Medium(ErrorKind::WouldBlock)));
                 }
+                Reached::FileAgain.mark::<P::Window>();
                 return Next::Pause;
             }
-            (Err(error), Step::Discard) if error.kind == ErrorKind::Unsupported => return Next::End(Ok(())),
+            (Err(error), Step::Discard) if error.kind == ErrorKind::Unsupported => {
+                Reached::FileNoDiscard.mark::<P::Window>();
+                return Next::End(Ok(()));
+            }
             (Err(error), Step::WriteZeroes { unmap }) if error.kind == ErrorKind::Unsupported => {
                 request.step = if unmap { Step::WriteZeroes { unmap: false } } else { Step::SendZeroes };
+                Reached::FileNoZeroes.mark::<P::Window>();
                 // A file that cannot do it without giving space back cannot do it at all: do not ask again.
                 self.write_zeroes &= unmap;
                 return Next::Submit;
@@ -395,7 +405,11 @@ impl<P: Platform> FileDiskChannel<P> {
                 request.done += if bytes >= left { left } else { bytes - bytes % block };
                 if bytes < block.min(left) {
                     // Not even one block: the file ends here.
+                    Reached::FileEnds.mark::<P::Window>();
                     return Next::End(Err(IoError::Medium(ErrorKind::Io)));
+                }
+                if bytes < left && request.step == Step::Transfer {
+                    Reached::FileShort.mark::<P::Window>();
                 }
                 if request.done < request.len {
                     return Next::Submit;

@@ -18,6 +18,7 @@ pub use nvme::NvmeBdev;
 pub use registry::{ClaimRefused, Disk, Registry, Reset};
 pub use statistics::{CHANNEL_DEPTH, Counted, Kind, KindSnapshot, LATENCY_BUCKETS, Snapshot, Statistics};
 
+use crate::reached::Reached;
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -78,6 +79,19 @@ pub enum IoError {
     NoSpace,
     /// The medium failed, after the retries that the bdev makes itself.
     Medium(ErrorKind),
+}
+
+impl IoError {
+    /// The point that it is.
+    pub(crate) const fn reached(self) -> Reached {
+        match self {
+            Self::OutOfRange => Reached::IoOutOfRange,
+            Self::Unsupported => Reached::IoUnsupported,
+            Self::ReadOnly => Reached::IoReadOnly,
+            Self::NoSpace => Reached::IoNoSpace,
+            Self::Medium(_) => Reached::IoMedium,
+        }
+    }
 }
 
 /// The end of one I/O.

@@ -7,6 +7,7 @@
 
 use crate::control::error::{Errno, RpcError};
 use crate::events::Kind;
+use crate::reached::Reached;
 use alloc::format;
 use alloc::string::String;
 use core::time::Duration;
@@ -67,9 +68,13 @@ impl<P: Platform> Opening<P> {
             };
             let (file, info) = match info {
                 Ok(opened) => opened,
-                Err(error) => return failed(Errno::of(error.kind), format!("cannot open {path}: {error}")),
+                Err(error) => {
+                    Reached::FileNotOpened.mark::<P::Window>();
+                    return failed(Errno::of(error.kind), format!("cannot open {path}: {error}"));
+                }
             };
             if let Some(owner) = owner(info.identity) {
+                Reached::FileTwice.mark::<P::Window>();
                 // Without this the lock would be waited for in vain: this process holds it.
                 return failed(Errno::Busy, format!("{path} is the disk of bdev {owner} already"));
             }
@@ -81,10 +86,12 @@ impl<P: Platform> Opening<P> {
         }
         match file.try_lock() {
             Ok(FileLock::HeldElsewhere) if now.since_ns(*since) < LOCK_WAIT_MAX.as_nanos() as u64 => {
+                Reached::FenceWaits.mark::<P::Window>();
                 *not_before = now.after(LOCK_RETRY);
                 Opened::Until(*not_before)
             }
             Ok(FileLock::HeldElsewhere) => {
+                Reached::FenceGivenUp.mark::<P::Window>();
                 let what = format!(
                     "{path} has been held by another process for {} s: stop what uses it (lslocks tells), then try again",
                     LOCK_WAIT_MAX.as_secs()
@@ -93,6 +100,7 @@ impl<P: Platform> Opening<P> {
                 failed(Errno::Busy, what)
             }
             Err(error) => {
+                Reached::FileNotLocked.mark::<P::Window>();
                 let what = format!("cannot lock {path}: {error}");
                 self.step = Step::Ended;
                 failed(Errno::of(error.kind), what)

@@ -7,6 +7,7 @@
 
 use super::connection::{Connection, Incoming};
 use super::wire::{BACKEND_CONFIG_CHANGE, Header, VERSION, flag};
+use crate::reached::Reached;
 use runtime::{Interest, Platform, Wakes};
 use tracing::{debug, warn};
 
@@ -54,6 +55,7 @@ impl<P: Platform> BackendChannel<P> {
                 flushed
             }
             Err(error) => {
+                Reached::BackendChannelGone.mark::<P::Window>();
                 warn!(controller, %error, "the back-end's channel is gone; changes will not be told");
                 (self.connection, self.awaits_reply) = (None, false);
                 return false;

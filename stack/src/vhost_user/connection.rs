@@ -5,6 +5,7 @@
 //! which bounds what a stranger can make us keep: [`MAX_PAYLOAD`] bytes and [`MAX_HANDLES`] handles.
 
 use super::wire::{Header, HeaderError, MAX_HANDLES, MAX_PAYLOAD};
+use crate::reached::Reached;
 use alloc::vec::Vec;
 use core::fmt;
 use runtime::{Error, ErrorKind, Platform, Stream};
@@ -25,6 +26,19 @@ pub(super) enum ConnectionError {
     Header(HeaderError),
     /// More handles than a message may have.
     Handles,
+}
+
+impl ConnectionError {
+    /// The point that it is.
+    pub(super) const fn reached(self) -> Reached {
+        match self {
+            Self::Closed => Reached::ConnectionClosed,
+            Self::Cut { .. } => Reached::ConnectionCut,
+            Self::Stream(_) => Reached::ConnectionFailed,
+            Self::Header(_) => Reached::ConnectionHeader,
+            Self::Handles => Reached::ConnectionHandles,
+        }
+    }
 }
 
 impl fmt::Display for ConnectionError {

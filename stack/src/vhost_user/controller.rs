@@ -6,6 +6,7 @@
 
 use super::session::{Ending, Session, SessionConfig};
 use crate::block::Bdev;
+use crate::reached::Reached;
 use crate::virtio::blk::{BlkDevice, BlkOptions, MAX_QUEUES};
 use alloc::format;
 use alloc::rc::Rc;
@@ -138,6 +139,7 @@ impl<P: Platform> Controller<P> {
             }
             Ok(None) => Poll::Idle { until: None },
             Err(error) => {
+                Reached::AcceptFailed.mark::<P::Window>();
                 warn!(controller = %self.name, %error, "a front-end cannot be accepted; it waits");
                 self.accept_at = now.after(ACCEPT_RETRY);
                 Poll::Idle { until: Some(self.accept_at) }

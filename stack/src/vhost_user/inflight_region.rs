@@ -11,6 +11,7 @@
 //! another back-end, which a front-end may bring along, ends before it.
 
 use super::wire::InflightDescription;
+use crate::reached::Reached;
 use crate::virtio::blk::KEPT_LEN;
 use crate::virtio::{Layout, inflight};
 use core::fmt;
@@ -30,6 +31,17 @@ pub(super) enum RegionError {
     Misaligned,
     /// The platform cannot make or map it.
     Platform(runtime::Error),
+}
+
+impl RegionError {
+    /// The point that it is.
+    pub(super) const fn reached(self) -> Reached {
+        match self {
+            Self::TooSmall { .. } => Reached::RegionTooSmall,
+            Self::Misaligned => Reached::RegionMisaligned,
+            Self::Platform(_) => Reached::RegionNotMapped,
+        }
+    }
 }
 
 impl fmt::Display for RegionError {
@@ -119,6 +131,7 @@ impl<P: Platform> InflightRegion<P> {
     /// it starts again, then where the front-end says.
     pub(super) fn retire(&self, ring: u16) {
         if let Some(part) = self.part(ring) {
+            Reached::RegionRetired.mark::<P::Window>();
             inflight::retire(&part);
         }
     }

@@ -8,6 +8,7 @@ use super::wire::{
     ConfigHeader, InflightDescription, LogDescription, MAX_CONFIG_LEN, MAX_HANDLES, MAX_TABLE_REGIONS,
     MemoryRegion, VringAddress, VringState,
 };
+use crate::reached::Reached;
 use crate::virtio::blk::MAX_QUEUES;
 use crate::virtio::split::MAX_QUEUE_SIZE;
 use alloc::vec::Vec;
@@ -133,6 +134,19 @@ pub enum MessageError {
         /// What is allowed.
         allowed: &'static str,
     },
+}
+
+impl MessageError {
+    /// The point that it is.
+    pub(super) const fn reached(self) -> Reached {
+        match self {
+            Self::Unknown(_) => Reached::MessageUnknown,
+            Self::NotOffered => Reached::MessageNotOffered,
+            Self::PayloadLen { .. } => Reached::MessageLen,
+            Self::HandleCount { .. } => Reached::MessageHandles,
+            Self::Field { .. } => Reached::MessageField,
+        }
+    }
 }
 
 impl fmt::Display for MessageError {

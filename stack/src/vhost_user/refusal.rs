@@ -4,6 +4,7 @@ use super::inflight_region::RegionError;
 use super::message::MessageError;
 use super::rings::RingRefusal;
 use super::wire::ConfigHeader;
+use crate::reached::Reached;
 use crate::virtio::memory::MemoryError;
 use core::fmt;
 
@@ -27,6 +28,24 @@ pub(super) enum Refusal {
     LogFeature,
     /// Outside of the configuration space, or not writable.
     Config(ConfigHeader),
+}
+
+impl Refusal {
+    /// The point that it is.
+    pub(super) const fn reached(&self) -> Reached {
+        match self {
+            Self::Message(error) => error.reached(),
+            Self::Features(_) => Reached::RefusedFeatures,
+            Self::Ring(RingRefusal::Runs) => Reached::RefusedRunning,
+            Self::Ring(RingRefusal::Queue(_)) => Reached::RefusedRing,
+            Self::Inflight(error) => error.reached(),
+            Self::Memory(error) => error.reached(),
+            Self::NoSuchRegion => Reached::RefusedNoRegion,
+            Self::Handle(_) => Reached::RefusedHandle,
+            Self::LogFeature => Reached::RefusedLog,
+            Self::Config(_) => Reached::RefusedConfig,
+        }
+    }
 }
 
 impl fmt::Display for Refusal {

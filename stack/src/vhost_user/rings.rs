@@ -13,6 +13,7 @@
 
 use super::inflight_region::InflightRegion;
 use super::wire::VringAddress;
+use crate::reached::Reached;
 use crate::virtio::blk::{BlkDevice, MAX_QUEUES, QueueConfig, QueueError};
 use crate::virtio::memory::GuestMemory;
 use crate::virtio::{Layout, LogAddresses};
@@ -246,6 +247,7 @@ impl<P: Platform> Rings<P> {
             Err(()) => {
                 if !ring.missing_said {
                     ring.missing_said = true;
+                    Reached::RingMemoryMissing.mark::<P::Window>();
                     warn!(%controller, queue = index, "the ring is not in guest memory; it starts when it is");
                 }
                 return Ok(());
@@ -253,6 +255,7 @@ impl<P: Platform> Rings<P> {
         };
         let part = inflight.as_ref().and_then(|region| region.part(index));
         if inflight.is_some() && part.is_none() {
+            Reached::RingUntracked.mark::<P::Window>();
             warn!(%controller, queue = index, "the inflight region has no part for the ring; it is not tracked");
         }
         let tracked = part.is_some();
@@ -272,6 +275,8 @@ impl<P: Platform> Rings<P> {
                 Ok(())
             }
             Err(error) => {
+                Reached::RingNotStarted.mark::<P::Window>();
+                error.reached().mark::<P::Window>();
                 error!(%controller, queue = index, size, base, tracked, %error, "the ring cannot start");
                 ring.failed = true;
                 device.signal_error(index);
@@ -290,6 +295,7 @@ impl<P: Platform> Rings<P> {
     pub(super) fn begin_stop(&mut self, index: u16, memory: &GuestMemory<P>, device: &mut BlkDevice<P>) {
         let ring = self.ring(index);
         if ring.kicked && !ring.failed && !device.is_started(index) && self.inflight.is_some() {
+            Reached::RingStartedToStop.mark::<P::Window>();
             // A refusal was logged and leaves the ring stopped, which is what is wanted.
             let _ = self.start(index, memory, device);
         }
@@ -311,10 +317,12 @@ impl<P: Platform> Rings<P> {
         let base = ring.base.unwrap_or(device.layout().first_base());
         // Also a ring that was described and never ran: what a dead life had taken from it must not come back in the
         // next one, should the front-end use the region again.
-        if let Some(region) = ring.inflight.take().or_else(|| self.inflight.clone())
-            && region.layout() == Layout::Split
-        {
-            region.retire(index);
+        if let Some(region) = ring.inflight.take().or_else(|| self.inflight.clone()) {
+            if region.layout() == Layout::Split {
+                region.retire(index);
+            } else if started {
+                Reached::PackedPositionKept.mark::<P::Window>();
+            }
         }
         base
     }
@@ -361,6 +369,7 @@ impl<P: Platform> Rings<P> {
                 Ok(None) | Err(()) => false,
             };
             if !moved {
+                Reached::RingParked.mark::<P::Window>();
                 warn!(%controller, queue = index, "the ring's memory is gone; the ring waits for it");
                 // Nothing is in flight, so the tracking that the ring is started with again agrees with it.
                 ring.base = Some(device.finish_stop(index));

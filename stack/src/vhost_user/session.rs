@@ -22,6 +22,7 @@ use super::wire::{
     SUCCESS, VringState, encode_config, encode_inflight,
 };
 use crate::events;
+use crate::reached::Reached;
 use crate::virtio::blk::{BlkDevice, MAX_QUEUES};
 use crate::virtio::features;
 use crate::virtio::log::DirtyLog;
@@ -210,6 +211,7 @@ impl<P: Platform> Session<P> {
             any |= self.receive(device);
         }
         if self.held_until.is_some_and(|until| now >= until) {
+            Reached::HoldExpired.mark::<P::Window>();
             self.release_hold(device);
             any = true;
         }
@@ -277,6 +279,7 @@ impl<P: Platform> Session<P> {
     }
 
     fn connection_failed(&mut self, error: ConnectionError, device: &mut BlkDevice<P>) {
+        error.reached().mark::<P::Window>();
         let controller = &self.config.controller;
         if error == ConnectionError::Closed {
             info!(%controller, in_flight = device.in_flight(), "the front-end closed the connection");
@@ -447,6 +450,7 @@ impl<P: Platform> Session<P> {
         let begins = self.write_cache_shown.is_some() && !self.foreign_region;
         let known = core::mem::replace(&mut self.config.write_cache_known, true);
         if !known && !begins {
+            Reached::WriteCacheUnknown.mark::<P::Window>();
             info!(
                 controller = %self.config.controller,
                 "the front-end keeps a configuration of an earlier life; if its driver controls the write cache, \
@@ -484,6 +488,7 @@ impl<P: Platform> Session<P> {
                 Outcome::Payload(encode_inflight(&description, padded), Some(handle))
             }
             Err(error) => {
+                Reached::RegionNotMade.mark::<P::Window>();
                 warn!(controller = %self.config.controller, %error, "no inflight region; a crash will lose requests");
                 let none = InflightDescription { mmap_size: 0, mmap_offset: 0, ..*asked };
                 Outcome::Payload(encode_inflight(&none, padded), None)
@@ -580,6 +585,7 @@ impl<P: Platform> Session<P> {
             Ok(Outcome::Done) if asked => self.reply(number, &SUCCESS.to_ne_bytes(), None),
             Ok(Outcome::Done) => {}
             Err(refusal) => {
+                refusal.reached().mark::<P::Window>();
                 let controller = &self.config.controller;
                 let message = request.map_or("unknown", Request::name);
                 warn!(%controller, message, number, error = %refusal, "the message is refused");
@@ -591,6 +597,7 @@ impl<P: Platform> Session<P> {
                     Answer::IfAsked if asked => self.reply(number, &FAILURE.to_ne_bytes(), None),
                     Answer::IfAsked if is_told => {}
                     Answer::IfAsked | Answer::AlwaysOrClose => {
+                        Reached::RefusalUntold.mark::<P::Window>();
                         error!(
                             %controller, message,
                             "the front-end cannot be told that its message was refused: the connection is given up"

@@ -8,6 +8,7 @@ use super::memory::GuestMemory;
 use super::packed::PackedDescriptor;
 use super::split::{DESCRIPTOR_SIZE, Descriptor};
 use crate::block::MAX_SEGMENTS;
+use crate::reached::Reached;
 use alloc::vec::Vec;
 use core::fmt;
 use runtime::{Platform, Segments};
@@ -47,6 +48,21 @@ impl fmt::Display for ChainError {
             Self::Indirect => "an indirect descriptor where none may be",
             Self::Frame => "the chain has no room for a header and a status",
         })
+    }
+}
+
+impl ChainError {
+    /// The point that it is.
+    pub(super) const fn reached(self) -> Reached {
+        match self {
+            Self::Loop => Reached::ChainLoop,
+            Self::Next => Reached::ChainNext,
+            Self::Unmapped => Reached::ChainUnmapped,
+            Self::Order => Reached::ChainOrder,
+            Self::TooManySegments => Reached::ChainTooLong,
+            Self::Indirect => Reached::ChainIndirect,
+            Self::Frame => Reached::ChainFrame,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! addresses. Everything here comes from a stranger: regions are checked against one another when they come, and each
 //! address is looked up before a window is made of it.
 
+use crate::reached::Reached;
 use alloc::vec::Vec;
 use core::fmt;
 use runtime::{Memory, Platform, Window};
@@ -32,6 +33,18 @@ pub enum MemoryError {
     Overlap,
     /// There are [`MAX_REGIONS`] already.
     TooMany,
+}
+
+impl MemoryError {
+    /// The point that it is.
+    pub(crate) const fn reached(self) -> Reached {
+        match self {
+            Self::Empty => Reached::MemoryEmpty,
+            Self::Wraps => Reached::MemoryWraps,
+            Self::Overlap => Reached::MemoryOverlap,
+            Self::TooMany => Reached::MemoryTooMany,
+        }
+    }
 }
 
 impl fmt::Display for MemoryError {

@@ -10,6 +10,7 @@ use super::log::DirtyLog;
 use super::memory::GuestMemory;
 use super::packed::{self, PackedDescriptor, PackedRing, Position};
 use super::split::{Areas, RingError, SplitRing};
+use crate::reached::Reached;
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -165,6 +166,9 @@ impl<W: Window> Ring<W> {
         if found.tracked {
             // What was taken is what was given back and what is in flight; the front-end's number knows less.
             let taken = ring.used_index().wrapping_add(found.heads.len() as u16);
+            if taken != next_available {
+                Reached::SplitBaseOverruled.mark::<W>();
+            }
             ring = SplitRing::new(areas, size, event_idx, taken)?;
             // A region that claims more than the driver ever made available is found out before any of it is done.
             ring.check_available()?;
@@ -184,7 +188,10 @@ impl<W: Window> Ring<W> {
             if found.tracked {
                 // The front-end's base is of no use: it cannot know where the dead life stood.
                 let taken = found.requests.iter().map(|request| request.descriptors.len() as u16).sum();
-                let available = found.used.advance(taken, size);
+                let (front_end, available) = (available, found.used.advance(taken, size));
+                if (available, found.used) != (front_end, used) {
+                    Reached::PackedBaseOverruled.mark::<W>();
+                }
                 ring = PackedRing::new(areas, size, event_idx, available, found.used)?;
                 heads = Some(found.requests.iter().map(|request| request.head).collect());
             }

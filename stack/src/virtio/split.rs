@@ -12,6 +12,7 @@
 //! - "publish, then look whether to notify" and "ask for notifications, then look for work" each need a full fence,
 //!   because a store followed by a load of another location is the one order that x86 does not keep.
 
+use crate::reached::Reached;
 use core::fmt;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use runtime::Window;
@@ -102,6 +103,21 @@ impl fmt::Display for RingError {
                 write!(f, "a ring cannot go on at available {available:#06x}, used {used:#06x}")
             }
             Self::Overrun(size) => write!(f, "more descriptors were made available than the ring's {size}"),
+        }
+    }
+}
+
+impl RingError {
+    /// The point that it is.
+    pub(super) const fn reached(self) -> Reached {
+        match self {
+            Self::Size(_) => Reached::RingSize,
+            Self::Area(_) => Reached::RingArea,
+            Self::AvailableJump { .. } => Reached::RingAvailableJump,
+            Self::Head { .. } => Reached::RingHead,
+            Self::HeadInFlight(_) => Reached::RingHeadInFlight,
+            Self::Base { .. } => Reached::RingBase,
+            Self::Overrun(_) => Reached::RingOverrun,
         }
     }
 }

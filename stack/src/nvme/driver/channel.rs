@@ -14,6 +14,7 @@ use super::queue::QueuePair;
 use super::transfer::{LIST_LEN, Pointer, describe};
 use super::{Options, PciOf, RegistersOf};
 use crate::nvme::bits::{Command, Completion, DOORBELLS, DsmRange, PAGE, PRP_LEN, Status, doorbell, io};
+use crate::reached::Reached;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::cell::Cell;
@@ -512,8 +513,10 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
     #[cold]
     fn failed(&mut self, now: Instant, piece: Piece, status: Status) {
         if piece.tries >= self.options.retries || !may_be_retried(status) {
+            Reached::NvmeIoFailed.mark::<P::Window>();
             return self.end_piece(piece.request, Err(IoFailure::Status(status)));
         }
+        Reached::NvmeRetried.mark::<P::Window>();
         let pause = match status.crd() {
             0 => RETRY_PAUSE * (1 << piece.tries.min(10)),
             number => {
@@ -626,8 +629,10 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
         (self.stage, self.reset_asked) = (Stage::Running, false);
         for Flight { piece, .. } in lost {
             if piece.tries >= self.options.retries {
+                Reached::NvmeLostTooOften.mark::<P::Window>();
                 self.end_piece(piece.request, Err(IoFailure::Device));
             } else {
+                Reached::NvmeGivenAgain.mark::<P::Window>();
                 self.waiting.push_back(Piece { tries: piece.tries + 1, ..piece });
             }
         }
@@ -637,6 +642,7 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
     /// Everything fails, now and from now on.
     #[cold]
     fn fail(&mut self, why: &Failure) {
+        Reached::NvmeChannelFailed.mark::<P::Window>();
         tracing::warn!(channel = self.id.0, %why, "an NVMe channel has lost its controller");
         self.forget_queue();
         self.stage = Stage::Failed;

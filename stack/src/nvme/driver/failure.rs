@@ -1,6 +1,7 @@
 //! What can go wrong with a controller, as its users are told.
 
 use crate::nvme::bits::Status;
+use crate::reached::Reached;
 use alloc::string::String;
 use core::fmt;
 use runtime::Error;
@@ -48,6 +49,26 @@ pub enum Failure {
     ResetAsked,
     /// It was let go.
     Closed,
+}
+
+impl Failure {
+    /// The point that it is.
+    pub(super) const fn reached(&self) -> Reached {
+        match self {
+            Self::Refused(_) => Reached::NvmeRefused,
+            Self::NotNvme { .. } => Reached::NvmeNotNvme,
+            Self::World { .. } => Reached::NvmeWorld,
+            Self::Unsupported(_) => Reached::NvmeUnsupported,
+            Self::Removed => Reached::NvmeRemoved,
+            Self::TimedOut(_) => Reached::NvmeTimedOut,
+            Self::Fatal => Reached::NvmeFatal,
+            Self::Command { .. } => Reached::NvmeCommandFailed,
+            Self::Broken(_) => Reached::NvmeBroken,
+            Self::NoQueue { .. } => Reached::NvmeNoQueue,
+            Self::ResetAsked => Reached::NvmeResetAsked,
+            Self::Closed => Reached::NvmeClosed,
+        }
+    }
 }
 
 impl fmt::Display for Failure {

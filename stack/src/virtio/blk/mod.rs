@@ -24,6 +24,7 @@ use super::ring::{Layout, LogAddresses};
 use super::split::{Areas, RingError};
 use crate::block::{Bdev, Channel, Completion, Geometry};
 use crate::events;
+use crate::reached::Reached;
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -113,6 +114,18 @@ impl fmt::Display for QueueError {
             Self::InflightLayout { region, ring } => {
                 write!(f, "the inflight region is for {region:?} rings, the driver uses {ring:?} ones")
             }
+        }
+    }
+}
+
+impl QueueError {
+    /// The point that it is.
+    pub(crate) const fn reached(self) -> Reached {
+        match self {
+            Self::Index(_) | Self::Started | Self::Features => Reached::QueueMisused,
+            Self::Ring(error) => error.reached(),
+            Self::Inflight(error) => error.reached(),
+            Self::InflightLayout { .. } => Reached::RegionLayout,
         }
     }
 }
@@ -272,6 +285,7 @@ impl<P: Platform> BlkDevice<P> {
         self.kept = window;
         let found = self.kept.map_or(0, |window| window.load_u64(0, Ordering::Relaxed));
         if found != 0 {
+            Reached::WriteCacheRecovered.mark::<P::Window>();
             self.set_writeback(found == KEPT_MAGIC | 1);
         } else if known {
             self.store_writeback();
@@ -530,6 +544,7 @@ impl<P: Platform> BlkDevice<P> {
         assert_eq!(queue.in_flight(), 0, "a queue is removed only when it is drained");
         if let Some(call) = self.ports[usize::from(index)].call.as_ref().filter(|_| queue.owes_notification())
         {
+            Reached::NotificationAtStop.mark::<P::Window>();
             call.ring();
         }
         self.record(events::Kind::QueueStopped, index, queue.size(), u64::from(queue.base()));
@@ -572,12 +587,15 @@ impl<P: Platform> BlkDevice<P> {
         let mut missed = None;
         for (place, Started { index, queue, broken }) in (turn..).zip(later.iter_mut().chain(earlier)) {
             if missed.is_none() && (work.budget.is_spent() || work.slots.are_used_up()) {
+                let spent = work.budget.is_spent();
+                if spent { Reached::BudgetSpent } else { Reached::SlotsUsedUp }.mark::<P::Window>();
                 missed = Some(place);
             }
             let port = &self.ports[usize::from(*index)];
             match queue.take(self.paused || !port.enabled || *broken, &mut work) {
                 Ok(took) => any |= took,
                 Err(error) => {
+                    error.reached().mark::<P::Window>();
                     tracing::error!(device = work.device, queue = *index, %error, "the ring is broken and stops");
                     *broken = true;
                     self.broken.push((*index, error.into()));

@@ -10,6 +10,7 @@ use super::slots::{MAX_IN_FLIGHT, Mark, Slot, Slots};
 use super::{Port, QueueConfig, QueueError};
 use crate::block::{Channel, Completion, Io, IoError, Op};
 use crate::events;
+use crate::reached::Reached;
 use crate::virtio::chain::ChainError;
 use crate::virtio::features as ring_features;
 use crate::virtio::log::DirtyLog;
@@ -178,6 +179,7 @@ impl<P: Platform> Queue<P> {
         let mut any = false;
         while let Some(head) = self.backlog.front().copied() {
             if work.budget.is_spent() || !self.submit(head, work) {
+                Reached::BacklogWaits.mark::<P::Window>();
                 break;
             }
             self.backlog.pop_front();
@@ -213,6 +215,7 @@ impl<P: Platform> Queue<P> {
     /// Gives a malformed chain back.
     #[cold]
     fn refuse(&mut self, head: u16, error: ChainError, work: &Work<'_, P>) {
+        error.reached().mark::<P::Window>();
         tracing::debug!(device = work.device, queue = self.index, head, %error, "malformed chain");
         self.record(events::Kind::ChainMalformed, head, 0, 0, work);
         self.give_back(head, 0);
@@ -272,8 +275,10 @@ impl<P: Platform> Queue<P> {
             }
             (Ok(()), Request::Io { op: Op::Read, len, .. }) => (Status::Ok, len as u32),
             (Ok(()), _) => (Status::Ok, 0),
-            (Err(IoError::Unsupported), _) => (Status::Unsupported, 0),
-            (Err(_), _) => (Status::IoError, 0),
+            (Err(error), _) => {
+                error.reached().mark::<P::Window>();
+                (if error == IoError::Unsupported { Status::Unsupported } else { Status::IoError }, 0)
+            }
         };
         self.finish(head, mark, status, written, work);
     }
@@ -339,9 +344,14 @@ impl<P: Platform> Queue<P> {
         }
         // Without a notifier there is nobody to tell, and what is owed waits for one; that is no work.
         let Some(call) = &port.call else { return published };
+        if self.notify {
+            Reached::NotificationOwed.mark::<P::Window>();
+        }
         if self.notify || self.ring.wants_notification(progress) {
             self.notify = false;
             call.ring();
+        } else {
+            Reached::NotificationSuppressed.mark::<P::Window>();
         }
         true
     }
@@ -352,6 +362,9 @@ impl<P: Platform> Queue<P> {
             return Ok(false);
         }
         let found = self.ring.enable_notifications();
+        if found == Ok(true) {
+            Reached::WorkBeforeSleep.mark::<P::Window>();
+        }
         self.log_wish(log);
         found
     }

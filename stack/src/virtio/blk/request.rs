@@ -7,6 +7,7 @@ use super::super::chain::{Chain, ChainError};
 use super::config::{MAX_RANGE_SECTORS, MAX_RANGES, SECTOR_SIZE};
 use super::slots::Slot;
 use crate::block::{Geometry, Op};
+use crate::reached::Reached;
 use alloc::vec::Vec;
 use runtime::Window;
 
@@ -83,15 +84,17 @@ pub(super) fn decode<W: Window>(slot: &mut Slot<W>, rules: &Rules) -> Result<(),
     slot.next_range = 0;
     let mut header = [0; HEADER_LEN];
     if !chain.take_readable(&mut header) {
-        slot.request = Request::Answer(Status::IoError);
+        slot.request = refuse::<W>(Reached::HeaderShort);
         return Ok(());
     }
     let [t0, t1, t2, t3, _, _, _, _, s0, s1, s2, s3, s4, s5, s6, s7] = header;
     let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
     slot.request = match u32::from_le_bytes([t0, t1, t2, t3]) {
-        kind::IN => transfer(Op::Read, sector, chain.writable_len(), rules),
-        kind::OUT if rules.read_only => Request::Answer(Status::IoError),
-        kind::OUT => transfer(Op::Write { fua: rules.write_through }, sector, chain.readable_len(), rules),
+        kind::IN => transfer::<W>(Op::Read, sector, chain.writable_len(), rules),
+        kind::OUT if rules.read_only => refuse::<W>(Reached::WriteReadOnly),
+        kind::OUT => {
+            transfer::<W>(Op::Write { fua: rules.write_through }, sector, chain.readable_len(), rules)
+        }
         kind::FLUSH => Request::Io { op: Op::Flush, offset: 0, len: 0 },
         kind::GET_ID => Request::GetId,
         kind::DISCARD if rules.discard => decode_ranges(Op::Discard, chain, &mut slot.ranges, rules),
@@ -99,19 +102,29 @@ pub(super) fn decode<W: Window>(slot: &mut Slot<W>, rules: &Rules) -> Result<(),
             let op = Op::WriteZeroes { unmap: false, fua: rules.write_through };
             decode_ranges(op, chain, &mut slot.ranges, rules)
         }
-        _ => Request::Answer(Status::Unsupported),
+        _ => {
+            Reached::TypeUnknown.mark::<W>();
+            Request::Answer(Status::Unsupported)
+        }
     };
     Ok(())
 }
 
+/// The answer to what cannot be done.
+#[cold]
+fn refuse<W: Window>(why: Reached) -> Request {
+    why.mark::<W>();
+    Request::Answer(Status::IoError)
+}
+
 /// A read or a write of the whole payload.
 #[inline]
-fn transfer(op: Op, sector: u64, len: u64, rules: &Rules) -> Request {
+fn transfer<W: Window>(op: Op, sector: u64, len: u64, rules: &Rules) -> Request {
     match sector.checked_mul(SECTOR_SIZE) {
         Some(offset) if len <= MAX_TRANSFER && rules.geometry.contains(offset, len) => {
             Request::Io { op, offset, len }
         }
-        _ => Request::Answer(Status::IoError),
+        _ => refuse::<W>(Reached::TransferOutside),
     }
 }
 
@@ -120,11 +133,11 @@ fn transfer(op: Op, sector: u64, len: u64, rules: &Rules) -> Request {
 fn decode_ranges<W: Window>(op: Op, chain: &Chain<W>, ranges: &mut Vec<Range>, rules: &Rules) -> Request {
     ranges.clear();
     if rules.read_only {
-        return Request::Answer(Status::IoError);
+        return refuse::<W>(Reached::WriteReadOnly);
     }
     let (payload, len) = (chain.readable(), chain.readable_len());
     if len == 0 || !len.is_multiple_of(RANGE_LEN) || len > RANGE_LEN * u64::from(MAX_RANGES) {
-        return Request::Answer(Status::IoError);
+        return refuse::<W>(Reached::RangesLen);
     }
     for at in (0..len).step_by(RANGE_LEN as usize) {
         let mut bytes = [0; RANGE_LEN as usize];
@@ -139,14 +152,17 @@ fn decode_ranges<W: Window>(op: Op, chain: &Chain<W>, ranges: &mut Vec<Range>, r
                 Op::WriteZeroes { unmap: flags & RANGE_UNMAP != 0, fua }
             }
             Op::Discard if flags == 0 => op,
-            _ => return Request::Answer(Status::Unsupported),
+            _ => {
+                Reached::RangeFlags.mark::<W>();
+                return Request::Answer(Status::Unsupported);
+            }
         };
         let len = u64::from(sectors) * SECTOR_SIZE;
         match sector.checked_mul(SECTOR_SIZE) {
             Some(offset) if sectors <= MAX_RANGE_SECTORS && rules.geometry.contains(offset, len) => {
                 ranges.push(Range { op, offset, len });
             }
-            _ => return Request::Answer(Status::IoError),
+            _ => return refuse::<W>(Reached::RangeOutside),
         }
     }
     Request::Ranges

@@ -15,6 +15,7 @@ mod split;
 
 pub use split::{Recovered, SplitInflight, queue_region_len};
 
+use crate::reached::Reached;
 use core::fmt;
 use core::sync::atomic::Ordering::Release;
 use runtime::Window;
@@ -84,6 +85,25 @@ impl fmt::Display for InflightError {
             Self::FreeList(at) => write!(f, "the list of free entries is broken at {at}"),
             Self::Request(head) => write!(f, "the entries of the request at {head} are not its own"),
             Self::Entries(count) => write!(f, "{count} entries are neither free nor a request's"),
+        }
+    }
+}
+
+impl InflightError {
+    /// The point that it is.
+    pub(super) const fn reached(self) -> Reached {
+        match self {
+            Self::Area => Reached::RegionArea,
+            Self::Version(_) => Reached::RegionVersion,
+            Self::Size { .. } => Reached::RegionSize,
+            Self::Batch(_) => Reached::RegionBatch,
+            Self::BatchList(_) => Reached::RegionBatchList,
+            Self::Flag { .. } => Reached::RegionFlag,
+            Self::Counter(_) => Reached::RegionCounter,
+            Self::Position(_) => Reached::RegionPosition,
+            Self::FreeList(_) => Reached::RegionFreeList,
+            Self::Request(_) => Reached::RegionRequest,
+            Self::Entries(_) => Reached::RegionEntries,
         }
     }
 }

@@ -13,6 +13,7 @@
 //! them, a death between the position and its wrap counter would leave a position on the wrong lap.
 
 use super::{ALIGNMENT, InflightError, VERSION, header};
+use crate::reached::Reached;
 use crate::virtio::packed::{PackedDescriptor, Position, descriptor_flags};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -140,6 +141,10 @@ impl<W: Window> PackedInflight<W> {
                 }
                 // Last: a death before it leaves a region that was never used.
                 region.store_u16(header::VERSION, VERSION, Release);
+                Reached::PackedFresh.mark::<W>();
+                if used != Position::START {
+                    Reached::PackedFreshOnOldRing.mark::<W>();
+                }
                 let tracking = Self { region: Some(region), ..Self::untracked(size) };
                 Ok(Recovered { tracking, tracked: false, used, requests: Vec::new() })
             }
@@ -170,6 +175,18 @@ impl<W: Window> PackedInflight<W> {
         let (None, Some(counter)) = (twice, counter) else {
             return Err(InflightError::Counter(twice.map_or(u64::MAX, |pair| pair[0].counter)));
         };
+
+        match (committed, used.now != used.old, free_head != old_free_head) {
+            (true, ..) => Reached::PackedCommitted.mark::<W>(),
+            (false, true, _) => Reached::PackedRolledBack.mark::<W>(),
+            (false, false, true) => Reached::PackedTakenBack.mark::<W>(),
+            (false, false, false) => {}
+        }
+        if !table.stale.is_empty() {
+            Reached::PackedStaleFlag.mark::<W>();
+        }
+        let any_out = !table.requests.is_empty();
+        if any_out { Reached::PackedResubmits } else { Reached::PackedNothingOut }.mark::<W>();
 
         let head = if committed { OLD_FREE_HEAD } else { FREE_HEAD };
         region.store_u16(head, free, Release);

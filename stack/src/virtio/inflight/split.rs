@@ -1,6 +1,7 @@
 //! Inflight tracking of a split virtqueue.
 
 use super::{ALIGNMENT, InflightError, VERSION};
+use crate::reached::Reached;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use runtime::Window;
@@ -69,6 +70,10 @@ impl<W: Window> SplitInflight<W> {
                 }
                 // Last: a death before it leaves a region that was never used.
                 region.store_u16(header::VERSION, VERSION, Release);
+                Reached::SplitFresh.mark::<W>();
+                if used_index != 0 {
+                    Reached::SplitFreshOnOldRing.mark::<W>();
+                }
                 let tracking = Self { region, counter: 0, last_batch_head: 0 };
                 Ok(Recovered { tracking, tracked: false, heads: Vec::new() })
             }
@@ -101,11 +106,11 @@ impl<W: Window> SplitInflight<W> {
             at = region.load_u16(offset_of(at) + state::NEXT, Relaxed);
         }
 
-        let mut requests = Vec::new();
+        let (mut requests, mut not_cleared) = (Vec::new(), 0);
         for head in 0..size {
             match region.load_u8(offset_of(head) + state::INFLIGHT, Relaxed) {
                 0 => {}
-                1 if published[usize::from(head)] => {}
+                1 if published[usize::from(head)] => not_cleared += 1,
                 1 => requests.push((region.load_u64(offset_of(head) + state::COUNTER, Relaxed), head)),
                 found => return Err(InflightError::Flag { head, found }),
             }
@@ -121,6 +126,15 @@ impl<W: Window> SplitInflight<W> {
             region.store_u8(offset_of(head) + state::INFLIGHT, 0, Release);
         }
         region.store_u16(header::USED_IDX, used_index, Release);
+        if batch > 0 {
+            match not_cleared {
+                0 => Reached::SplitBatchIndexBehind,
+                all if all == batch => Reached::SplitBatchNotCleared,
+                _ => Reached::SplitBatchHalfCleared,
+            }
+            .mark::<W>();
+        }
+        if requests.is_empty() { Reached::SplitNothingOut } else { Reached::SplitResubmits }.mark::<W>();
         Ok(Recovered {
             tracking: Self { region, counter, last_batch_head },
             tracked: true,

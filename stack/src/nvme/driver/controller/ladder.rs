@@ -41,6 +41,7 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
     }
 
     pub(super) fn begin_reset(&mut self, why: Failure, then: Then) {
+        why.reached().mark::<P::Window>();
         tracing::warn!(address = %self.address, %why, ?then, "an NVMe controller is reset");
         self.report(Report::Resetting(why));
         self.quiet(then);
@@ -90,6 +91,7 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
             self.set_bus_master(false);
         }
         self.admin = None;
+        why.reached().mark::<P::Window>();
         self.record(Kind::NvmeFailed, 0, 0, 0);
         tracing::error!(address = %self.address, %why, "an NVMe controller is given up");
         for remote in &self.remotes {
