@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use runtime::PciAddress;
 use std::path::PathBuf;
 
 /// Where a target listens for calls when nothing else is said; the systemd unit has it so.
@@ -22,6 +23,10 @@ pub(crate) enum Command {
     Rpc(Rpc),
     /// Print the events of a flight recorder's file
     Recorder(Recorder),
+    /// The host's NVMe drives: list them, give one to the target, give it back to the kernel
+    Device(Device),
+    /// Whether this host has what the target needs, and what mends it; exit code 0 if it has
+    Doctor(Doctor),
 }
 
 #[derive(Args, Debug)]
@@ -101,6 +106,47 @@ pub(crate) struct Recorder {
     /// One JSON object an event
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Device {
+    #[command(subcommand)]
+    pub(crate) command: DeviceCommand,
+
+    /// Where the host's /sys, /proc and /dev are seen
+    #[arg(long, value_name = "DIR", hide = true, global = true)]
+    pub(crate) root: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeviceCommand {
+    /// List the NVMe drives, with who drives and uses each
+    List {
+        /// One JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a drive that nobody uses from the kernel, for the target
+    Bind {
+        /// Where it sits, such as 0000:3b:00.0
+        address: PciAddress,
+    },
+    /// Give a drive that nobody uses back to the kernel
+    Unbind {
+        /// Where it sits, such as 0000:3b:00.0
+        address: PciAddress,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Doctor {
+    /// One JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// Where the host's /sys, /proc and /dev are seen
+    #[arg(long, value_name = "DIR", hide = true)]
+    pub(crate) root: Option<PathBuf>,
 }
 
 /// Permission bits, octal with or without a leading 0.
