@@ -11,6 +11,7 @@ mod console;
 mod cpio;
 mod kernel_log;
 mod lab;
+mod programs;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -33,6 +34,9 @@ const POWER_OFF_WAIT: Duration = Duration::from_secs(20);
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 quiet loglevel=1 panic=-1 tsc=reliable no_timer_check nowatchdog \
                                 rcupdate.rcu_cpu_stall_suppress=1";
 
+/// What is added for a guest that gives a device to a process.
+const IOMMU_ARGUMENTS: &str = "intel_iommu=on iommu=nopt";
+
 /// A vhost-user-blk disk of a guest. The guest sees the disks as vda, vdb, … in the order given.
 #[derive(Debug, Clone)]
 pub struct Disk {
@@ -44,6 +48,13 @@ pub struct Disk {
     pub packed: bool,
 }
 
+/// An NVMe controller of a guest, behind an IOMMU that the guest's kernel uses for all its devices.
+#[derive(Debug, Clone)]
+pub struct NvmeDrive {
+    /// Its namespaces, from identifier 1 on: the image, and the bytes of a block.
+    pub namespaces: Vec<(PathBuf, u32)>,
+}
+
 /// What to boot.
 #[derive(Debug)]
 pub struct Machine {
@@ -53,6 +64,10 @@ pub struct Machine {
     pub cpus: u16,
     /// The disks.
     pub disks: Vec<Disk>,
+    /// An NVMe controller, which the guest's own driver finds first.
+    pub nvme: Option<NvmeDrive>,
+    /// Programs of this machine that the script can run, by the names of their files.
+    pub programs: Vec<PathBuf>,
     /// A reboot inside the guest starts it again, with the same script, instead of ending it.
     pub reboots: bool,
     /// What the guest runs as root, in busybox's shell.
@@ -108,13 +123,30 @@ impl Machine {
             .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", &self.cpus.to_string()])
             // A vhost-user back-end maps the guest's memory, which must be a shared file for that.
             .args(["-m", &GUEST_MEMORY_MIB.to_string(), "-object", &memory])
-            .args(["-machine", "q35,memory-backend=memory", "-append", KERNEL_ARGUMENTS])
+            .args(["-machine", "q35,memory-backend=memory", "-append"])
+            .arg(if self.nvme.is_some() {
+                format!("{KERNEL_ARGUMENTS} {IOMMU_ARGUMENTS}")
+            } else {
+                KERNEL_ARGUMENTS.into()
+            })
             .arg("-kernel")
             .arg(lab.kernel())
             .arg("-initrd")
             .arg(initramfs);
         if !self.reboots {
             command.arg("-no-reboot");
+        }
+        if let Some(NvmeDrive { namespaces }) = &self.nvme {
+            command.args(["-device", "intel-iommu,intremap=on,caching-mode=on"]);
+            command.args(["-device", "nvme,id=nvme,serial=REPRISE-VM"]);
+            for (index, (image, block)) in namespaces.iter().enumerate() {
+                let image = image.display();
+                command.args(["-drive", &format!("file={image},if=none,id=image{index},format=raw")]);
+                let block = format!("logical_block_size={block},physical_block_size=4096");
+                let nsid = index + 1;
+                command
+                    .args(["-device", &format!("nvme-ns,bus=nvme,drive=image{index},nsid={nsid},{block}")]);
+            }
         }
         // Since QEMU 9.2 the interval is given in milliseconds; the option in seconds is gone from newer ones.
         let reconnect =
@@ -136,6 +168,7 @@ impl Machine {
         archive.file("init", 0o755, include_bytes!("../vm/guest/init"));
         archive.file("root/functions", 0o644, include_bytes!("../vm/guest/functions"));
         archive.file("root/script", 0o644, self.script.as_bytes());
+        programs::add(&mut archive, &self.programs);
         std::fs::copy(lab.guest_files(), path)
             .and_then(|_| std::fs::OpenOptions::new().append(true).open(path))
             .and_then(|mut file| file.write_all(&archive.finish()))

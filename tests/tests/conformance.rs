@@ -62,10 +62,13 @@ mod host {
     tests::conformance!(Host);
 }
 
-/// The simulator, a module for each temper of it.
+/// The simulator, a module for each temper of it. Its machine has an NVMe controller; that of the real host is in
+/// nvme_hardware.rs.
 mod simulated {
-    use runtime::{Constructor, Instant, Poll, Poller};
+    use runtime::{Constructor, Instant, PciAddress, Poll, Poller};
     use sim::faults::Faults;
+    use sim::nvme::{NamespaceProfile, Profile, ShadowStyle};
+    use sim::pci::SimPci;
     use sim::platform::{SimPlatform, SimWakes};
     use sim::scheduler::{self, End};
     use sim::unix::SimHandle;
@@ -74,6 +77,7 @@ mod simulated {
     use std::rc::Rc;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::{Arc, Mutex};
+    use tests::conformance::nvme::Functions;
     use tests::conformance::{Place, World};
 
     /// How often it is looked whether the first poller is done.
@@ -122,6 +126,7 @@ mod simulated {
 
         fn run(cores: u16, first: Constructor<SimPlatform>) {
             world::create(SEED, Temper { cut_streams: 128, ..Temper::default() }, Faults::none(SEED));
+            let profile = controller();
             let first = Mutex::new(Some(first));
             let program: world::Program = Arc::new(move |platform| {
                 let first = first.lock().unwrap().take().expect("there is one life");
@@ -131,6 +136,7 @@ mod simulated {
             });
             world::with(|world| {
                 let machine = world.machine();
+                world.plug_nvme(machine, CONTROLLER, profile);
                 world.spawn(machine, &program, cores, Some(SLEEPS));
                 world.add_model(Box::new(Watcher(DONE.with(Rc::clone))), true);
             });
@@ -165,13 +171,45 @@ mod simulated {
         }
     }
 
+    impl<const SEED: u64, const SLEEPS: bool> Functions for Simulated<SEED, SLEEPS> {
+        type Pci = SimPci;
+
+        fn pci(platform: &SimPlatform) -> SimPci {
+            platform.pci()
+        }
+
+        fn address() -> PciAddress {
+            CONTROLLER
+        }
+    }
+
+    /// Where the machine's NVMe controller sits.
+    const CONTROLLER: PciAddress = PciAddress { domain: 0, bus: 3, device: 0, function: 0 };
+
+    /// One with all that the suite asks for.
+    fn controller() -> Profile {
+        let namespaces = vec![NamespaceProfile::plain(2048, 512), NamespaceProfile::plain(2048, 4096)];
+        let shadow = Some(ShadowStyle { mirrors: true, zeroes: false, looks: 4 });
+        Profile { shadow, ..Profile::plain(namespaces) }
+    }
+
     mod sleeping_cores {
         type World = super::Simulated<1, true>;
         tests::conformance!(World);
+
+        mod nvme {
+            use super::World;
+            tests::nvme_conformance!(World);
+        }
     }
 
     mod polling_cores {
         type World = super::Simulated<2, false>;
         tests::conformance!(World);
+
+        mod nvme {
+            use super::World;
+            tests::nvme_conformance!(World);
+        }
     }
 }

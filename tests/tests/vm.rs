@@ -83,6 +83,8 @@ impl Scene {
             qemu,
             cpus: queues,
             disks: vec![Disk { socket: self.socket.clone(), queues, packed: self.packed }],
+            nvme: None,
+            programs: Vec::new(),
             reboots: false,
             script: format!(
                 "DISK=vda QUEUES={queues} MIB=8\n\

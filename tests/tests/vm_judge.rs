@@ -58,6 +58,8 @@ impl StorageDaemon {
             qemu: Qemu::Debian12,
             cpus: 2,
             disks: vec![Disk { socket: self.socket.clone(), queues: 2, packed: false }],
+            nvme: None,
+            programs: Vec::new(),
             reboots: false,
             script: concat!("DISK=vda QUEUES=2 MIB=8\n", include_str!("../vm/guest/fio-rounds.sh"))
                 .to_owned(),

@@ -7,6 +7,7 @@
 pub mod files;
 pub mod mailboxes;
 pub mod notifiers;
+pub mod nvme;
 pub mod sleeping;
 pub mod streams;
 pub mod windows;
@@ -318,6 +319,36 @@ macro_rules! conformance {
                     tests::conformance::$suite::$test::<super::$world>();
                 }
             )*
+        }
+    };
+}
+
+/// Makes the tests of [`nvme`] in a world with a controller; each has the attributes that follow it.
+#[macro_export]
+macro_rules! nvme_conformance {
+    ($world:ident $(, $attribute:meta)*) => {
+        $crate::nvme_conformance! { @all $world [$($attribute),*]
+            a_function_is_opened_once_and_can_reach_nothing,
+            what_is_mapped_has_device_addresses,
+            a_controller_is_identified,
+            what_is_written_is_read_at_every_length_and_alignment,
+            memory_that_is_not_mapped_is_copied,
+            flush_zeroes_deallocate_and_compare,
+            queues_wrap,
+            requests_outlive_resets,
+            an_interrupt_wakes,
+            log_pages_are_read,
+            the_next_life_reads_what_was_written,
+        }
+    };
+    (@all $world:ident $attributes:tt $($test:ident,)*) => {
+        $($crate::nvme_conformance! { @one $world $attributes $test })*
+    };
+    (@one $world:ident [$($attribute:meta),*] $test:ident) => {
+        #[test]
+        $(#[$attribute])*
+        fn $test() {
+            tests::conformance::nvme::$test::<$world>();
         }
     };
 }

@@ -1,5 +1,5 @@
 //! A writer of `newc` cpio archives, the format of an initramfs (Linux: Documentation/driver-api/early-userspace/
-//! buffer-format.rst). Regular files only; their directories must exist in an archive before this one.
+//! buffer-format.rst). A file's directories must stand before it, in this archive or in one before.
 
 /// The archive so far.
 #[derive(Debug, Default)]
@@ -11,6 +11,8 @@ pub(super) struct Archive {
 const ALIGNMENT: usize = 4;
 /// The file type bits of a regular file, as in `st_mode`.
 const REGULAR_FILE: u32 = 0o100_000;
+/// Those of a directory.
+const DIRECTORY: u32 = 0o040_000;
 /// The name that ends an archive.
 const TRAILER: &str = "TRAILER!!!";
 
@@ -18,6 +20,11 @@ impl Archive {
     /// Adds a file; `permissions` are the low bits of its mode.
     pub(super) fn file(&mut self, name: &str, permissions: u32, content: &[u8]) {
         self.entry(name, REGULAR_FILE | permissions, content);
+    }
+
+    /// Adds a directory.
+    pub(super) fn directory(&mut self, name: &str) {
+        self.entry(name, DIRECTORY | 0o755, &[]);
     }
 
     /// The whole archive.

@@ -1,0 +1,49 @@
+//! The target on a real NVMe driver's other side: QEMU's controller behind an IOMMU, given to our own process inside a
+//! guest by VFIO.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tests::binaries;
+use tests::vm::{Lab, Machine, NvmeDrive, Qemu};
+
+/// For the suite inside the guest: seconds on an idle machine, far more on one that is building.
+const SUITE_WAIT: Duration = Duration::from_secs(600);
+/// Bytes of each namespace.
+const NAMESPACE_BYTES: u64 = 32 << 20;
+
+/// A machine with a controller that has both formats, whose images are in a directory.
+fn machine(qemu: Qemu, directory: &tempfile::TempDir, programs: Vec<PathBuf>, script: String) -> Machine {
+    let namespaces = [512, 4096].map(|block| {
+        let image = directory.path().join(format!("namespace-{block}"));
+        std::fs::File::create(&image).and_then(|file| file.set_len(NAMESPACE_BYTES)).expect("an image");
+        (image, block)
+    });
+    let nvme = Some(NvmeDrive { namespaces: namespaces.into() });
+    Machine { qemu, cpus: 2, disks: Vec::new(), nvme, programs, reboots: false, script }
+}
+
+/// `reprise doctor`, `device list`, `bind` and `unbind` as an operator uses them, and between them the conformance suite.
+fn nvme_conformance(qemu: Qemu) {
+    let lab = Lab::open();
+    let directory = tempfile::tempdir_in(lab.directory()).expect("a directory for images");
+    let programs = vec![binaries::reprise(), binaries::test_program("nvme_hardware")];
+    let script = include_str!("../vm/guest/nvme-device.sh").to_owned();
+    let ended = machine(qemu, &directory, programs, script).boot(&lab).end(SUITE_WAIT);
+    ended.assert_clean();
+    for line in ended.console.iter().filter(|line| line.starts_with("test ")) {
+        println!("{line}");
+    }
+}
+
+#[test]
+#[ignore = "needs QEMU and a guest kernel; run: tests/vm/run"]
+fn nvme_conformance_behind_vfio() {
+    nvme_conformance(Qemu::Debian12);
+}
+
+#[test]
+#[ignore = "needs QEMU and a guest kernel; run: tests/vm/run"]
+fn nvme_conformance_behind_vfio_newer_qemu() {
+    nvme_conformance(Qemu::Debian13Backports);
+}
