@@ -201,6 +201,7 @@ impl<P: Platform> Queue<P> {
     #[inline(always)]
     fn submit_first(&mut self, head: u16, work: &mut Work<'_, P>) -> bool {
         let Some((mark, slot)) = work.slots.take() else { return false };
+        self.marks[usize::from(head)] = mark;
         let walked = self.ring.walk(head, &mut slot.chain, self.indirect, work.memory);
         work.budget.decoded(slot.chain.walked);
         if let Err(error) = walked.and_then(|()| decode(slot, work.rules)) {
@@ -208,7 +209,6 @@ impl<P: Platform> Queue<P> {
             self.refuse(head, error, work);
             return true;
         }
-        self.marks[usize::from(head)] = mark;
         self.submit_next(head, mark.number(), work)
     }
 
@@ -217,6 +217,7 @@ impl<P: Platform> Queue<P> {
     fn refuse(&mut self, head: u16, error: ChainError, work: &Work<'_, P>) {
         error.reached().mark::<P::Window>();
         tracing::debug!(device = work.device, queue = self.index, head, %error, "malformed chain");
+        self.marks[usize::from(head)] = Mark::TAKEN;
         self.record(events::Kind::ChainMalformed, head, 0, 0, work);
         self.give_back(head, 0);
     }
@@ -226,7 +227,8 @@ impl<P: Platform> Queue<P> {
     fn submit_next(&mut self, head: u16, slot: usize, work: &mut Work<'_, P>) -> bool {
         let slot = work.slots.get(slot);
         let io = match slot.request {
-            Request::Io { op, offset, len } => {
+            Request::Io => {
+                let Range { op, offset, len } = slot.io;
                 let segments = match op {
                     Op::Read => slot.chain.writable(),
                     Op::Flush => Segments(&[]),
@@ -252,8 +254,8 @@ impl<P: Platform> Queue<P> {
         if work.channel.submit(work.now, &io, token).is_err() {
             return false;
         }
-        if let Request::Io { len, .. } = slot.request {
-            work.budget.submitted(len);
+        if let Op::Read | Op::Write { .. } = io.op {
+            work.budget.submitted(io.len);
         }
         slot.next_range += 1;
         let (op, offset) = (io.op, io.offset);
@@ -273,7 +275,7 @@ impl<P: Platform> Queue<P> {
                 self.submit_again(head, work);
                 return;
             }
-            (Ok(()), Request::Io { op: Op::Read, len, .. }) => (Status::Ok, len as u32),
+            (Ok(()), Request::Io) if slot.io.op == Op::Read => (Status::Ok, slot.io.len as u32),
             (Ok(()), _) => (Status::Ok, 0),
             (Err(error), _) => {
                 error.reached().mark::<P::Window>();
@@ -395,7 +397,8 @@ impl<P: Platform> Queue<P> {
 fn log_request<P: Platform>(slot: &Slot<P::Window>, log: &DirtyLog<P>) {
     let all = &slot.chain.writable_ranges;
     // Only a read's payload was written (at most MAX_TRANSFER); the status, always.
-    if matches!(slot.request, Request::Io { op: Op::Read, .. } | Request::GetId) {
+    let read = matches!(slot.request, Request::Io) && slot.io.op == Op::Read;
+    if read || matches!(slot.request, Request::GetId) {
         for (address, len) in all {
             log.mark(*address, *len);
         }

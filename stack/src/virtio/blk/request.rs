@@ -45,7 +45,7 @@ pub(super) enum Status {
     Unsupported = 2,
 }
 
-/// One range of DISCARD or WRITE_ZEROES, read once from the guest and checked.
+/// One operation of the bdev, read once from the guest and checked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Range {
     pub(super) op: Op,
@@ -56,8 +56,8 @@ pub(super) struct Range {
 /// What a request asks for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Request {
-    /// One operation of the bdev on the chain's payload.
-    Io { op: Op, offset: u64, len: u64 },
+    /// The one operation of the bdev that was put into the slot, on the chain's payload.
+    Io,
     /// The ranges that were put into the slot, one after the other.
     Ranges,
     /// The device's identifier.
@@ -79,7 +79,7 @@ pub(super) struct Rules {
 /// Takes the frame (header and status) off a slot's chain, which is then the payload, and decodes the header.
 #[inline(always)]
 pub(super) fn decode<W: Window>(slot: &mut Slot<W>, rules: &Rules) -> Result<(), ChainError> {
-    let chain = &mut slot.chain;
+    let Slot { chain, io, .. } = slot;
     slot.status = Some(chain.take_last_writable().ok_or(ChainError::Frame)?);
     slot.next_range = 0;
     let mut header = [0; HEADER_LEN];
@@ -90,12 +90,15 @@ pub(super) fn decode<W: Window>(slot: &mut Slot<W>, rules: &Rules) -> Result<(),
     let [t0, t1, t2, t3, _, _, _, _, s0, s1, s2, s3, s4, s5, s6, s7] = header;
     let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
     slot.request = match u32::from_le_bytes([t0, t1, t2, t3]) {
-        kind::IN => transfer::<W>(Op::Read, sector, chain.writable_len(), rules),
+        kind::IN => transfer::<W>(Op::Read, sector, chain.writable_len(), rules, io),
         kind::OUT if rules.read_only => refuse::<W>(Reached::WriteReadOnly),
         kind::OUT => {
-            transfer::<W>(Op::Write { fua: rules.write_through }, sector, chain.readable_len(), rules)
+            transfer::<W>(Op::Write { fua: rules.write_through }, sector, chain.readable_len(), rules, io)
         }
-        kind::FLUSH => Request::Io { op: Op::Flush, offset: 0, len: 0 },
+        kind::FLUSH => {
+            *io = Range { op: Op::Flush, offset: 0, len: 0 };
+            Request::Io
+        }
         kind::GET_ID => Request::GetId,
         kind::DISCARD if rules.discard => decode_ranges(Op::Discard, chain, &mut slot.ranges, rules),
         kind::WRITE_ZEROES if rules.write_zeroes => {
@@ -118,11 +121,12 @@ fn refuse<W: Window>(why: Reached) -> Request {
 }
 
 /// A read or a write of the whole payload.
-#[inline]
-fn transfer<W: Window>(op: Op, sector: u64, len: u64, rules: &Rules) -> Request {
+#[inline(always)]
+fn transfer<W: Window>(op: Op, sector: u64, len: u64, rules: &Rules, io: &mut Range) -> Request {
     match sector.checked_mul(SECTOR_SIZE) {
         Some(offset) if len <= MAX_TRANSFER && rules.geometry.contains(offset, len) => {
-            Request::Io { op, offset, len }
+            *io = Range { op, offset, len };
+            Request::Io
         }
         _ => refuse::<W>(Reached::TransferOutside),
     }

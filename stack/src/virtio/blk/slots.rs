@@ -5,7 +5,7 @@
 //! head there is one [`Mark`], two bytes.
 
 use super::request::{Range, Request, Status};
-use crate::block::CHANNEL_DEPTH;
+use crate::block::{CHANNEL_DEPTH, Op};
 use crate::virtio::chain::Chain;
 use alloc::vec::Vec;
 
@@ -21,6 +21,8 @@ pub(super) struct Slot<W> {
     pub(super) next_range: usize,
     pub(super) status: Option<W>,
     pub(super) request: Request,
+    /// Of [`Request::Io`].
+    pub(super) io: Range,
 }
 
 impl<W> Slot<W> {
@@ -31,6 +33,7 @@ impl<W> Slot<W> {
             next_range: 0,
             status: None,
             request: Request::Answer(Status::IoError),
+            io: Range { op: Op::Flush, offset: 0, len: 0 },
         }
     }
 }
