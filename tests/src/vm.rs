@@ -14,6 +14,7 @@ mod lab;
 mod programs;
 
 use std::io::Write;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
@@ -80,6 +81,10 @@ pub struct Guest {
     qemu: Child,
     keyboard: ChildStdin,
     console: Console,
+    /// Where QEMU is asked to pull a drive.
+    monitor: PathBuf,
+    /// The connection over which it was asked.
+    asked: Option<UnixStream>,
     /// The initramfs that QEMU was started with; it is read again at a reboot.
     _files: tempfile::TempDir,
 }
@@ -101,7 +106,8 @@ impl Machine {
         let files = tempfile::tempdir_in(lab.directory()).expect("a directory for a guest");
         let initramfs = files.path().join("initramfs");
         self.write_initramfs(lab, &initramfs);
-        let mut command = self.command(lab, &initramfs);
+        let monitor = files.path().join("monitor");
+        let mut command = self.command(lab, &initramfs, &monitor);
         let mut qemu = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -111,11 +117,11 @@ impl Machine {
         let keyboard = qemu.stdin.take().expect("stdin was piped");
         let stdout = qemu.stdout.take().expect("stdout was piped");
         let stderr = qemu.stderr.take().expect("stderr was piped");
-        Guest { qemu, keyboard, console: Console::new(stdout, stderr), _files: files }
+        Guest { qemu, keyboard, console: Console::new(stdout, stderr), monitor, asked: None, _files: files }
     }
 
     /// QEMU's command line.
-    fn command(&self, lab: &Lab, initramfs: &Path) -> Command {
+    fn command(&self, lab: &Lab, initramfs: &Path, monitor: &Path) -> Command {
         let memory = format!("memory-backend-memfd,id=memory,size={GUEST_MEMORY_MIB}M,share=on");
         let mut command = Command::new(lab.qemu(self.qemu));
         command
@@ -138,7 +144,11 @@ impl Machine {
         }
         if let Some(NvmeDrive { namespaces }) = &self.nvme {
             command.args(["-device", "intel-iommu,intremap=on,caching-mode=on"]);
-            command.args(["-device", "nvme,id=nvme,serial=REPRISE-VM"]);
+            // In a slot, from which it can be pulled; and it tells when it is given shadow doorbells.
+            command.args(["-device", "pcie-root-port,id=root-port,chassis=1,slot=1"]);
+            command.args(["-device", "nvme,id=nvme,bus=root-port,serial=REPRISE-VM"]);
+            command.args(["-trace", "pci_nvme_dbbuf_config"]);
+            command.args(["-qmp", &format!("unix:{},server=on,wait=off", monitor.display())]);
             for (index, (image, block)) in namespaces.iter().enumerate() {
                 let image = image.display();
                 command.args(["-drive", &format!("file={image},if=none,id=image{index},format=raw")]);
@@ -198,6 +208,20 @@ impl Guest {
     pub fn say(&mut self, word: &str) {
         if let Err(error) = writeln!(self.keyboard, "{word}") {
             self.fail(&format!("cannot say `{word}` to the guest: {error}"));
+        }
+    }
+
+    /// Pulls the NVMe controller out of its slot. The guest's kernel is asked first, as by the button beside a slot.
+    pub fn pull_nvme(&mut self) {
+        // QEMU takes commands behind its greeting and after the first one; its answers say nothing more than the console.
+        let commands = b"{\"execute\": \"qmp_capabilities\"}\n\
+                         {\"execute\": \"device_del\", \"arguments\": {\"id\": \"nvme\"}}\n";
+        let asked = UnixStream::connect(&self.monitor)
+            .and_then(|mut connection| connection.write_all(commands).map(|()| connection));
+        match asked {
+            // Kept open: what was written and not read goes with a connection.
+            Ok(connection) => self.asked = Some(connection),
+            Err(error) => self.fail(&format!("QEMU cannot be asked to pull the drive: {error}")),
         }
     }
 

@@ -181,6 +181,11 @@ mod simulated {
         fn address() -> PciAddress {
             CONTROLLER
         }
+
+        fn pull() {
+            // The machine has no other function.
+            world::with(|world| world.unplug(0));
+        }
     }
 
     /// Where the machine's NVMe controller sits.
@@ -200,6 +205,11 @@ mod simulated {
         mod nvme {
             use super::World;
             tests::nvme_conformance!(World);
+
+            #[test]
+            fn a_controller_that_is_pulled_out_is_given_up() {
+                tests::conformance::nvme::a_controller_that_is_pulled_out_is_given_up::<World>();
+            }
         }
     }
 
@@ -210,6 +220,11 @@ mod simulated {
         mod nvme {
             use super::World;
             tests::nvme_conformance!(World);
+
+            #[test]
+            fn a_controller_that_is_pulled_out_is_given_up() {
+                tests::conformance::nvme::a_controller_that_is_pulled_out_is_given_up::<World>();
+            }
         }
     }
 }

@@ -5,6 +5,8 @@
 //!     reprise device bind 0000:3b:00.0
 //!     REPRISE_NVME=0000:3b:00.0 cargo test -p tests --test nvme_hardware -- --ignored --test-threads=1
 
+use std::io::Write;
+
 use hw::{HostHandle, HostPci, HostPlatform, Options, Process};
 use runtime::{Constructor, PciAddress};
 use tests::conformance::nvme::Functions;
@@ -59,9 +61,20 @@ impl Functions for Host {
         let address = std::env::var("REPRISE_NVME").expect("REPRISE_NVME is the address of a controller");
         address.parse().expect("REPRISE_NVME is an address")
     }
+
+    fn pull() {
+        // For whoever can; on a line of its own, and not for the harness.
+        writeln!(std::io::stdout(), "\nMARK pull").expect("somebody reads");
+    }
 }
 
 tests::nvme_conformance!(
     Host,
     ignore = "overwrites the NVMe controller at REPRISE_NVME, which vfio-pci must have; run: tests/vm/run nvme_conformance"
 );
+
+#[test]
+#[ignore = "waits until somebody pulls the controller at REPRISE_NVME out of its slot; run: tests/vm/run nvme_conformance"]
+fn a_controller_that_is_pulled_out_is_given_up() {
+    tests::conformance::nvme::a_controller_that_is_pulled_out_is_given_up::<Host>();
+}

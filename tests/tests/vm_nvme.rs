@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tests::binaries;
-use tests::vm::{Lab, Machine, NvmeDrive, Qemu};
+use tests::vm::{Ended, Lab, Machine, NvmeDrive, Qemu};
 
 /// For the suite inside the guest: seconds on an idle machine, far more on one that is building.
 const SUITE_WAIT: Duration = Duration::from_secs(600);
@@ -23,14 +23,24 @@ fn machine(qemu: Qemu, directory: &tempfile::TempDir, programs: Vec<PathBuf>, sc
     Machine { qemu, cpus: 2, disks: Vec::new(), nvme, programs, reboots: false, script }
 }
 
-/// `reprise doctor`, `device list`, `bind` and `unbind` as an operator uses them, and between them the conformance suite.
+/// Whether QEMU has said that its controller was given shadow doorbells.
+fn has_shadow_doorbells(ended: &Ended) -> bool {
+    ended.console.iter().any(|line| line.starts_with("qemu: pci_nvme_dbbuf_config"))
+}
+
+/// `reprise doctor`, `device list`, `bind` and `unbind` as an operator uses them, and between them the conformance suite; then
+/// the drive is pulled.
 fn nvme_conformance(qemu: Qemu) {
     let lab = Lab::open();
     let directory = tempfile::tempdir_in(lab.directory()).expect("a directory for images");
     let programs = vec![binaries::reprise(), binaries::test_program("nvme_hardware")];
     let script = include_str!("../vm/guest/nvme-device.sh").to_owned();
-    let ended = machine(qemu, &directory, programs, script).boot(&lab).end(SUITE_WAIT);
+    let mut guest = machine(qemu, &directory, programs, script).boot(&lab);
+    guest.wait_mark("pull", SUITE_WAIT);
+    guest.pull_nvme();
+    let ended = guest.end(SUITE_WAIT);
     ended.assert_clean();
+    assert!(has_shadow_doorbells(&ended), "QEMU's controller was given no shadow doorbells");
     for line in ended.console.iter().filter(|line| line.starts_with("test ")) {
         println!("{line}");
     }

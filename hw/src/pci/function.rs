@@ -5,13 +5,15 @@ use super::vfio::Device;
 use super::{JoinedGroup, Slot};
 use crate::error::{from_errno, with_errno};
 use crate::notifier::HostNotifier;
-use runtime::{Error, ErrorKind, PciAddress, PciFunction, Result};
+use runtime::{Error, ErrorKind, Notifier, PciAddress, PciFunction, Result};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use vfio_bindings::bindings::vfio::{
-    VFIO_DEVICE_FLAGS_RESET, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
+    VFIO_DEVICE_FLAGS_RESET, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX,
 };
 
 /// Configuration space: the vendor, the command register, the first base address register.
@@ -40,7 +42,17 @@ pub(super) struct Opened {
     can_reset: bool,
     /// Changes of the command register and of the interrupts, one at a time.
     changing: Mutex<()>,
+    /// The function is treated as pulled out.
+    gone: Arc<AtomicBool>,
+    /// Rung when the function is given back: nobody needs to wait for its removal any more.
+    closed: HostNotifier,
     slot: Slot,
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.closed.ring();
+    }
 }
 
 impl Opened {
@@ -56,13 +68,50 @@ impl Opened {
             vectors: u16::try_from(vectors).unwrap_or(u16::MAX),
             can_reset: flags & VFIO_DEVICE_FLAGS_RESET != 0,
             changing: Mutex::new(()),
+            gone: Arc::default(),
+            closed: HostNotifier::new()?,
             slot,
         };
+        opened.watch()?;
         opened.change_command(|command| command & !BUS_MASTER | MEMORY_SPACE)?;
         Ok(opened)
     }
 
+    /// Waits, on a thread of its own, for the kernel to ask for the function back: it is being pulled out, or unbound. The
+    /// kernel lets it go on until the process has let it go, so from then on it is as if it were gone already, and whoever
+    /// drives it finds out and does that.
+    fn watch(&self) -> Result<()> {
+        let asked = HostNotifier::new()?;
+        match self.device.set_interrupts(VFIO_PCI_REQ_IRQ_INDEX, &[asked.as_fd()]) {
+            Ok(()) => {}
+            // A kernel that does not ask.
+            Err(Errno::INVAL | Errno::NOTTY) => return Ok(()),
+            Err(errno) => return Err(from_errno(errno)),
+        }
+        let closed = self.closed.as_fd().try_clone_to_owned().map_err(|_| ErrorKind::OutOfResources)?;
+        let (gone, address) = (Arc::clone(&self.gone), self.slot.address);
+        let wait = move || {
+            let mut bells = [PollFd::new(&asked, PollFlags::IN), PollFd::new(&closed, PollFlags::IN)];
+            while poll(&mut bells, None) == Err(Errno::INTR) {}
+            if asked.take() {
+                tracing::warn!(%address, "the host takes a PCI function away; its driver is told that it is gone");
+                gone.store(true, Ordering::Relaxed);
+            }
+        };
+        let thread = std::thread::Builder::new().name("pci-removal".into()).spawn(wait);
+        thread.map(drop).map_err(|_| ErrorKind::OutOfResources.into())
+    }
+
+    /// Whether the function is to be treated as pulled out.
+    #[inline]
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
     fn load_config(&self, offset: u16, into: &mut [u8]) {
+        if self.is_gone() {
+            return into.fill(0xff);
+        }
         if self.device.0.read_exact_at(into, self.config + u64::from(offset)).is_err() {
             into.fill(0xff);
         }
@@ -81,6 +130,14 @@ impl Opened {
     /// Errors: `NotFound` when the function was removed.
     fn change_command(&self, change: impl FnOnce(u16) -> u16) -> Result<()> {
         let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_gone() {
+            // It still reaches memory; as nobody can load what the register holds, it is only ever taken away.
+            let _ = self
+                .device
+                .0
+                .write_all_at(&MEMORY_SPACE.to_le_bytes(), self.config + u64::from(CONFIG_COMMAND));
+            return Err(Error::new(ErrorKind::NotFound));
+        }
         let command = change(self.load_u16(CONFIG_COMMAND)).to_le_bytes();
         let stored = self.device.0.write_all_at(&command, self.config + u64::from(CONFIG_COMMAND));
         if self.is_removed() {

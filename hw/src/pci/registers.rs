@@ -1,8 +1,8 @@
 //! Registers: the memory of a base address register, mapped into the [arena](crate::arena), uncached.
 //!
 //! Where the kernel does not let a part of it be mapped (a table of interrupts, less than a page), the accesses to that
-//! part are system calls. What may go wrong: the function is pulled out, and the host gives ones for every load, or SIGBUS.
-//! The [fault handler](crate::fault) then puts ordinary memory in place of the mapping and marks it lost; from then on
+//! part are system calls. What may go wrong: the function is pulled out, and the host says so, gives ones for every load, or
+//! SIGBUS. The [fault handler](crate::fault) then puts ordinary memory in place of the mapping and marks it lost; from then on
 //! every load here gives ones, and stores lead nowhere.
 
 use super::function::Opened;
@@ -196,6 +196,7 @@ impl Registers for HostRegisters {
     #[inline]
     fn load_u32(&self, offset: u64) -> u32 {
         match self.area(offset, 4) {
+            _ if self.0.function.is_gone() => u32::MAX,
             Some(area) => area.load_u32(offset),
             None => u32::from_le_bytes(self.load_by_call(offset)),
         }
@@ -204,6 +205,7 @@ impl Registers for HostRegisters {
     #[inline]
     fn load_u64(&self, offset: u64) -> u64 {
         match self.area(offset, 8) {
+            _ if self.0.function.is_gone() => u64::MAX,
             Some(area) => area.load_u64(offset),
             None => u64::from_le_bytes(self.load_by_call(offset)),
         }
@@ -212,6 +214,7 @@ impl Registers for HostRegisters {
     #[inline]
     fn store_u32(&self, offset: u64, value: u32) {
         match self.area(offset, 4) {
+            _ if self.0.function.is_gone() => {}
             Some(area) => area.store_u32(offset, value),
             None => self.store_by_call(offset, &value.to_le_bytes()),
         }
@@ -220,6 +223,7 @@ impl Registers for HostRegisters {
     #[inline]
     fn store_u64(&self, offset: u64, value: u64) {
         match self.area(offset, 8) {
+            _ if self.0.function.is_gone() => {}
             Some(area) => area.store_u64(offset, value),
             None => self.store_by_call(offset, &value.to_le_bytes()),
         }

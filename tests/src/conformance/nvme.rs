@@ -10,7 +10,7 @@ use runtime::{
 };
 use stack::nvme::bits::{LogPage, Status};
 use stack::nvme::driver::{
-    Controller, Ended, IoChannel, IoFailure, Namespace, Operation, Options, PciOf, Report, Standing,
+    Controller, Ended, Failure, IoChannel, IoFailure, Namespace, Operation, Options, PciOf, Report, Standing,
 };
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -26,6 +26,9 @@ pub trait Functions: World {
 
     /// Where the controller sits.
     fn address() -> PciAddress;
+
+    /// Has it pulled out, sooner or later.
+    fn pull();
 }
 
 /// Requests of a channel.
@@ -540,5 +543,35 @@ pub fn the_next_life_reads_what_was_written<W: Functions>() {
             let moment = task.platform.now().after(Duration::from_millis(1));
             task.sleep_until(moment).await;
         }
+    });
+}
+
+/// A controller that is pulled out in the middle of a load: every request ends, its registers give ones, and it is let go.
+/// There is none at its address then.
+pub fn a_controller_that_is_pulled_out_is_given_up<W: Functions>() {
+    run::<W, _>(1, |task| async move {
+        let bench = Bench::<W>::open(task, Options::default()).await;
+        let namespace = bench.namespaces().remove(0);
+        bench.use_namespace(&namespace);
+        let block = u64::from(namespace.block_size);
+        let memory = bench.map(block);
+        let window = memory.window(0, block);
+        bench.done(Operation::Read, 0, block, &[window]).await;
+        W::pull();
+        loop {
+            match bench.request(Operation::Read, 0, block, &[window]).await {
+                Ok(()) => {}
+                Err(failure) => {
+                    assert_eq!(failure, IoFailure::Device);
+                    break;
+                }
+            }
+        }
+        let standing = bench.driver.borrow().standing();
+        assert_eq!(standing, Standing::Failed(Failure::Removed));
+        let task = bench.close().await;
+        let pci = W::pci(&task.platform);
+        let gone = || pci.open(W::address()).err().filter(|refused| refused.kind == ErrorKind::NotFound);
+        task.poll("an empty slot", gone).await;
     });
 }

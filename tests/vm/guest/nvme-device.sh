@@ -55,10 +55,16 @@ kill $!
 wait $! 2>/dev/null
 
 mark conformance
-REPRISE_NVME=$ADDRESS nvme_hardware --ignored --test-threads=1 || exit 8
+export REPRISE_NVME=$ADDRESS
+nvme_hardware --ignored --test-threads=1 --skip pulled_out || exit 8
 
 reprise device unbind "$ADDRESS" | grep -q 'has the driver nvme' || wrong 'not given back'
 disk nvme0n1
 dd if=/dev/nvme0n1 of=/dev/null bs=64k count=16 2>/dev/null || wrong 'the disk cannot be read'
 reprise device bind "$ADDRESS" || wrong 'not bound again'
 reprise device unbind "$ADDRESS" || wrong 'not given back again'
+reprise device bind "$ADDRESS" || wrong 'not bound for the last time'
+
+# The host pulls the drive when it is told to.
+nvme_hardware --ignored --test-threads=1 pulled_out || exit 9
+[ "$(reprise device list | wc -l)" = 1 ] || wrong 'the drive is still listed'
