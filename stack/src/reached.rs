@@ -199,6 +199,8 @@ points! {
         "vhost", "virtio/ring.rs" {
             /// A split ring's region knows more than the front-end's base, and wins.
             SplitBaseOverruled = "split-base-overruled";
+            /// A front-end's base of a split ring is behind what was given back, and is not believed.
+            SplitBaseBehind = "split-base-behind";
             /// A packed ring's region knows more than the front-end's base, and wins.
             PackedBaseOverruled = "packed-base-overruled";
         }

@@ -57,10 +57,14 @@ impl Rig {
     }
 
     fn start(&mut self) -> Result<(), QueueError> {
+        self.start_at(10)
+    }
+
+    fn start_at(&mut self, base: u32) -> Result<(), QueueError> {
         let part = |at, len| self.guest.slice(at, len).expect("inside");
         let config = QueueConfig {
             size: SIZE,
-            base: 10,
+            base,
             descriptors: part(0, 128),
             available: part(AVAILABLE, 22),
             used: part(USED, 70),
@@ -108,6 +112,19 @@ fn a_region_that_claims_what_was_never_made_available_is_refused_before_anything
     assert_eq!(refused, Err(jump));
     assert!(!rig.device.is_started(0) && !rig.device.poll(Instant(0), &rig.memory));
     assert_eq!(rig.used(), 10, "nothing was executed");
+}
+
+/// What QEMU hands over when a connection broke before it was told where a ring stopped is the used index that it saw
+/// then, and requests were given back since.
+#[test]
+fn a_base_behind_the_used_index_gives_nothing_back_twice() {
+    for behind in 1..=SIZE {
+        let mut rig = Rig::new();
+        rig.offer();
+        rig.start_at((10 - behind.min(10)).into()).expect("a ring");
+        rig.settle(0);
+        assert_eq!(rig.used(), 11, "base {behind} behind: one request was out, and no more");
+    }
 }
 
 #[test]

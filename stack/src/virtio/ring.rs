@@ -159,6 +159,13 @@ impl<W: Window> Ring<W> {
             return Err(RingError::Base { available: base as u16, used: (base >> 16) as u16 }.into());
         };
         let mut ring = SplitRing::new(areas, size, event_idx, next_available)?;
+        let used = ring.used_index();
+        if (1..=size).contains(&used.wrapping_sub(next_available)) {
+            // A front-end that is not told where the ring stopped reads the used index, and may read it while what was
+            // out when its connection ended is still given back. What has been given back must not be taken again.
+            Reached::SplitBaseBehind.mark::<W>();
+            ring = SplitRing::new(areas, size, event_idx, used)?;
+        }
         let Some(region) = region else {
             return Ok(Started { ring: Self::Split { ring, inflight: None }, recovered: None });
         };
