@@ -242,6 +242,7 @@ impl<P: Platform> Session<P> {
         // A device whose rings are all stopped is suspended, and says nothing ("Suspended device state").
         let may_send = self.protocol_features & NEEDED == NEEDED
             && device.running() > 0
+            && self.pending.is_none()
             && self.now >= self.last_message.after(CONFIG_CHANGE_QUIET);
         let wants_reply = self.protocol_features & protocol_features::REPLY_ACK != 0;
         let told = self.backend.poll(&self.config.controller, may_send, wants_reply);
@@ -507,6 +508,8 @@ impl<P: Platform> Session<P> {
             return false;
         }
         let Some(Pending { header, request, action }) = self.pending.take() else { return false };
+        // The front-end waited, and goes on now: it was not silent.
+        self.last_message = self.now;
         let carried = self.finish(action, device);
         self.answer(&header, Some(request), carried, device);
         true
