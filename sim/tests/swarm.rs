@@ -54,7 +54,7 @@ fn turning_a_kind_off_changes_nothing_else() {
 fn a_sweep_says_what_was_on() {
     let named = catalog::find("reset-after-crash").unwrap_or_else(|refused| panic!("{refused}"));
     let plans: Vec<Plan> = (1..9).map(|seed| Plan::draw(&named.scenario, seed)).collect();
-    let (totals, _) = sweep(&[named.clone()], 1, 8, 1, |_| ());
+    let (totals, _) = sweep(std::slice::from_ref(&named), 1, 8, 1, |_| ());
     let Swarm { runs, on, combinations } = &totals.swarms["reset-after-crash"];
     assert_eq!((*runs, on[&FaultKind::Kill]), (8, 8));
     let resets = plans.iter().filter(|plan| plan.faults.contains_key(&FaultKind::GuestReset)).count() as u64;
