@@ -131,6 +131,12 @@ kinds! {
     DiskBusy = "disk-busy",
     /// A disk cannot write zeroes or discard by itself. Opportunity: such an operation. Parameter: unused.
     DiskCannot = "disk-cannot",
+    /// The target is asked to stop under load, and started again. Opportunity: a life that nothing else is to end.
+    /// Parameter: nanoseconds from its start.
+    Stop = "stop",
+    /// The machine is migrated, which fails at its very end: a dirty log, read again and again, and a pause. Opportunity:
+    /// a request. Parameter: unused.
+    Migrate = "migrate",
 }
 
 /// One fault that struck or shall strike.

@@ -17,6 +17,10 @@ const STREAM: u64 = 40_000;
 /// Number of the first of the streams that the layouts of rings are drawn from, one a guest: whether a guest's rings are
 /// packed changes nothing else about it.
 const STREAM_LAYOUTS: u64 = 41_000;
+/// Number of the first of the streams that the first indexes of rings are drawn from, one a guest.
+const STREAM_FIRST_INDEXES: u64 = 42_000;
+/// Entries within which the index of a ring wraps that soon does.
+const FIRST_INDEX_SOON: u64 = 300;
 /// Sectors by which a disk may grow in a run at most.
 const GROWTH_MAX: u64 = 65_536;
 /// Steps after which a run is given up, for each request that it makes.
@@ -46,6 +50,9 @@ pub struct GuestPlan {
     /// RING_PACKED is offered and accepted.
     #[serde(default, skip_serializing_if = "is_off")]
     pub packed: bool,
+    /// Entries that its rings have used before: not 0 where the machine was migrated to this host.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub first_index: u16,
     /// EVENT_IDX is accepted.
     pub event_idx: bool,
     /// Indirect descriptors are accepted.
@@ -132,6 +139,20 @@ const fn is_off(switch: &bool) -> bool {
     !*switch
 }
 
+/// The same.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+const fn is_zero(number: &u16) -> bool {
+    *number == 0
+}
+
+/// Where the rings of a machine begin that may have come from another host: mostly so that their indexes soon wrap.
+fn draw_first_index(migrated: Switch, rng: &mut Rng) -> u16 {
+    let migrated = toss(migrated, rng);
+    let soon = rng.chance(3, 4);
+    let below = rng.below(if soon { FIRST_INDEX_SOON } else { 1 << 16 });
+    if migrated { 0_u16.wrapping_sub(below as u16) } else { 0 }
+}
+
 fn pick<T: Copy>(choices: &Spanned<Vec<T>>, rng: &mut Rng) -> T {
     let choices = choices.get_ref();
     choices[rng.below(choices.len() as u64) as usize]
@@ -165,8 +186,14 @@ impl Plan {
             .get(&FaultKind::Resize)
             .map_or(0, |plan| (plan.rate.most * plan.range.high).min(GROWTH_MAX));
         let packed = |of: u64| toss(scenario.guest.packed, &mut Rng::new(seed, STREAM_LAYOUTS + of));
+        let first_index = |of: u64| {
+            draw_first_index(scenario.guest.migrated, &mut Rng::new(seed, STREAM_FIRST_INDEXES + of))
+        };
         let guests: Vec<GuestPlan> = (0..draw(&scenario.guest.count, rng))
-            .map(|number| draw_guest(scenario, packed(number), grows, rng))
+            .map(|number| GuestPlan {
+                first_index: first_index(number),
+                ..draw_guest(scenario, packed(number), grows, rng)
+            })
             .collect();
         let attacks = |range: &Option<Spanned<Range>>, rng: &mut Rng| {
             range.as_ref().map_or(0, |range| draw(range, rng))
@@ -327,6 +354,7 @@ fn draw_guest(scenario: &Scenario, packed: bool, grows: u64, rng: &mut Rng) -> G
         workload,
         regions: draw(&guest.regions, rng) as usize,
         packed,
+        first_index: 0,
         event_idx,
         indirect,
         flush: !rng.chance(1, 8),

@@ -18,7 +18,7 @@ use crate::scheduler::{self, End};
 use crate::supervisor::{CurrentLife, Guest, Parts, Supervisor};
 use crate::vmm::message::protocol;
 use crate::vmm::order;
-use crate::vmm::{Vmm, VmmOptions};
+use crate::vmm::{LogReader, Vmm, VmmOptions};
 use crate::world::{self, Detail};
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -111,6 +111,7 @@ fn build(
     let power_loss = plan.fault(FaultKind::PowerLoss).is_some()
         || script.is_some_and(|script| script.iter().any(|fault| fault.kind == FaultKind::PowerLoss));
     let unplug = plan.fault(FaultKind::Unplug).is_some();
+    let migrates = plan.fault(FaultKind::Migrate).is_some();
     let disk_may_fail = [FaultKind::DiskError, FaultKind::DiskBadRange, FaultKind::DiskBusy]
         .iter()
         .any(|&kind| plan.fault(kind).is_some());
@@ -126,6 +127,7 @@ fn build(
             queues: guest.queues,
             regions: guest.regions,
             ring_size_max: guest.ring_sizes.iter().copied().max().unwrap_or(0),
+            first_index: guest.first_index,
             workload: guest.workload,
             offer: Offer {
                 capacity: guest.sectors,
@@ -160,6 +162,9 @@ fn build(
             seed: plan.seed,
         };
         let vmm = Vmm::build(options, Rc::clone(&vm), eye.clone());
+        if migrates {
+            LogReader::build(&vmm, number as u64, plan.seed);
+        }
         machines.push(Rc::clone(&vm));
         guests.push(Guest::new(vm, vmm, eye, guest.clone(), disk, bdev));
     }
@@ -212,8 +217,15 @@ fn build_neighbours(
             read_only: false,
         };
         let number = plan.guests.len() as u16;
-        let options =
-            VmOptions { number, queues: 2, regions: 2, ring_size_max: HOSTILE_RING, workload, offer };
+        let options = VmOptions {
+            number,
+            queues: 2,
+            regions: 2,
+            ring_size_max: HOSTILE_RING,
+            first_index: 0,
+            workload,
+            offer,
+        };
         let vm = Vm::build(&options, plan.seed, &Blind);
         let options = VmmOptions {
             machine,
@@ -264,7 +276,7 @@ fn create_bdev(
 }
 
 /// What a front-end of these manners speaks: QEMU 7.2 and its elders know no memory slots for some back-ends, and none
-/// but newer ones know the status.
+/// but newer ones know the status. Whoever can migrate a machine has a dirty log.
 fn protocol_features(guest: &GuestPlan, seed: u64) -> u64 {
     let mut features = protocol::MQ | protocol::REPLY_ACK | protocol::CONFIG | protocol::INFLIGHT_SHMFD;
     let bits = crate::rng::Rng::new(seed, 70_000).word();
@@ -272,10 +284,15 @@ fn protocol_features(guest: &GuestPlan, seed: u64) -> u64 {
         (0, protocol::BACKEND_REQ | protocol::BACKEND_SEND_FD),
         (1, protocol::CONFIGURE_MEM_SLOTS),
         (2, protocol::STATUS),
+        (3, protocol::LOG_SHMFD),
     ] {
         if bits >> bit & 1 == 1 || guest.manners == Manners::Qemu11 {
             features |= also;
         }
+    }
+    // QEMU resets a virtio-blk device through its rings; others may use the message.
+    if guest.manners == Manners::Any && bits >> 4 & 1 == 1 {
+        features |= protocol::RESET_DEVICE;
     }
     features
 }

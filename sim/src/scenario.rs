@@ -164,6 +164,8 @@ pub struct Guest {
     pub regions: Spanned<Range>,
     /// VIRTIO_F_RING_PACKED.
     pub packed: Switch,
+    /// The machine came from another host, with rings that are not at their beginning.
+    pub migrated: Switch,
     /// VIRTIO_F_EVENT_IDX.
     pub event_idx: Switch,
     /// VIRTIO_F_INDIRECT_DESC.
@@ -193,6 +195,7 @@ impl Default for Guest {
             request_sectors: spanned(1, 8),
             regions: spanned(1, 3),
             packed: Switch::Drawn,
+            migrated: Switch::Drawn,
             event_idx: Switch::Drawn,
             indirect: Switch::Drawn,
             firmware: Switch::Drawn,
@@ -339,8 +342,9 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 /// Kinds of fault whose parameter a scenario gives, what it is, and its bounds.
-const RANGED: [(FaultKind, &str, u64, u64); 5] = [
+const RANGED: [(FaultKind, &str, u64, u64); 6] = [
     (FaultKind::Kill, "crash points from the start of a life", 1, 1_000_000),
+    (FaultKind::Stop, "microseconds from the start of a life", 1, 1_000_000),
     (FaultKind::PowerLoss, "microseconds from the start of a life", 1, 1_000_000),
     (FaultKind::Disconnect, "microseconds until the front-end connects again", 0, 100_000),
     (FaultKind::GuestReset, "microseconds from a death of the target to the reset", 0, 100_000),

@@ -381,7 +381,7 @@ fn on_core<T>(core: u32, act: impl FnOnce() -> T) -> Outcome<T> {
         (slot.processor, slot.process)
     });
     let before = enter(Actor::Core(core), Some(processor));
-    world::with(|world| world.on_stack = Some(process));
+    world::with(|world| (world.on_stack, world.accesses) = (Some(process), 0));
     let end = catch_unwind(AssertUnwindSafe(act));
     world::with(|world| world.on_stack = None);
     leave(before);

@@ -89,6 +89,7 @@ pub struct Supervisor {
     buried: bool,
     restart_at: Option<Instant>,
     power_at: Option<Instant>,
+    stop_at: Option<Instant>,
     deaths: u64,
     deaths_wanted: u64,
     powers_wanted: u64,
@@ -239,6 +240,7 @@ impl Supervisor {
             buried: true,
             restart_at: Some(Instant(0)),
             power_at: None,
+            stop_at: None,
             deaths: 0,
             deaths_wanted,
             powers_wanted,
@@ -252,9 +254,15 @@ impl Supervisor {
         let life = self.life.get();
         if !self.buried && !world::with(|world| world.is_alive(life)) {
             self.buried = true;
-            self.power_at = None;
+            (self.power_at, self.stop_at) = (None, None);
             if world::with(|world| world.has_exited(life)) {
-                if self.phase != Phase::Stop {
+                if self.phase != Phase::Stop && world::with(|world| world.stops(life)) {
+                    for guest in &self.guests {
+                        guest.vmm.borrow_mut().report_end(life);
+                    }
+                    let down = self.rng.between(self.plan.down_ns.low, self.plan.down_ns.high);
+                    self.restart_at = Some(Instant(now.0 + down));
+                } else if self.phase != Phase::Stop {
                     let what = "the target ended by itself, which nobody had asked for".to_owned();
                     world::with(|world| world.fail("target", what));
                 }
@@ -275,6 +283,11 @@ impl Supervisor {
         if self.power_at.is_some_and(|at| at <= now) {
             self.lose_power(now);
         }
+        if self.stop_at.is_some_and(|at| at <= now) && self.phase != Phase::Stop {
+            self.stop_at = None;
+            tell(|| "the target is asked to stop, under load".to_owned());
+            world::with(|world| world.request_stop(self.life.get()));
+        }
     }
 
     fn begin_life(&mut self, now: Instant) {
@@ -291,6 +304,9 @@ impl Supervisor {
         });
         let power = self.strike(FaultKind::PowerLoss, 1000);
         self.power_at = power.map(|delay_ns| Instant(now.0 + delay_ns));
+        if points.is_none() && power.is_none() {
+            self.stop_at = self.strike(FaultKind::Stop, 1000).map(|delay_ns| Instant(now.0 + delay_ns));
+        }
         let (machine, cores, sleep) = (self.machine, self.plan.cores, self.plan.sleep);
         let program = &self.program;
         let life = world::with(|world| {
@@ -364,6 +380,10 @@ impl Supervisor {
             let mut vmm = self.guests[at].vmm.borrow_mut();
             vmm.ask(Task::Pause);
             vmm.ask(Task::Resume);
+        }
+        if self.coin(FaultKind::Migrate).is_some() {
+            tell(|| format!("guest {at}: the machine is migrated, which fails at the end"));
+            self.guests[at].vmm.borrow_mut().ask(Task::Migrate);
         }
         if self.coin(FaultKind::Unplug).is_some() {
             let regions = self.guests[at].vm.borrow().backings.len();
@@ -478,7 +498,7 @@ impl Supervisor {
 
     fn heal(&mut self) {
         self.phase = Phase::Verify;
-        self.power_at = None;
+        (self.power_at, self.stop_at) = (None, None);
         self.operator.borrow_mut().finish();
         let life = self.life.get();
         let bad_for_ever = world::with(|world| {

@@ -219,6 +219,8 @@ pub struct World {
     /// Models that may step between two accesses of the target.
     pub(crate) interleaved: Vec<u32>,
     pub(crate) until_interleave: u32,
+    /// Accesses of the acting core since its poll began.
+    pub(crate) accesses: u64,
     /// The last access of the acting core was a load while stores of its processor waited in the buffer.
     pub(crate) overtook: bool,
     /// Changes to the world that somebody may be looking for, ever.
@@ -278,6 +280,7 @@ pub fn create(seed: u64, temper: Temper, faults: Faults) {
         models: Vec::new(),
         interleaved: Vec::new(),
         until_interleave: temper.interleave_every,
+        accesses: 0,
         overtook: false,
         changes: 0,
         watching: Vec::new(),
@@ -362,8 +365,13 @@ pub fn as_processor<R>(processor: ProcessorId, act: impl FnOnce() -> R) -> R {
 #[inline]
 pub(crate) fn interleave() {
     let burst = with(|world| {
-        if !matches!(world.actor, Actor::Core(_)) {
-            return None;
+        let Actor::Core(core) = world.actor else { return None };
+        world.accesses += 1;
+        if world.accesses > ACCESSES_MAX {
+            let process = world.cores[core as usize].process;
+            world.fail("spin", format!("core {core} made {ACCESSES_MAX} accesses in one poll, and goes on"));
+            world.end_life(process, "ended, spinning,");
+            return Some((0, 0));
         }
         let weight = if std::mem::take(&mut world.overtook) { OVERTAKEN_WEIGHT } else { 1 };
         if world.until_interleave >= weight {
@@ -384,6 +392,10 @@ pub(crate) fn interleave_here() {
         step_in(burst);
     }
 }
+
+/// Accesses in one poll that nothing needs: whoever makes more would never come back. Hundreds of rings of the longest
+/// kind begin in fewer.
+const ACCESSES_MAX: u64 = 1 << 20;
 
 /// A model, and how many steps it takes in a row at most.
 type Burst = (u32, u32);

@@ -15,9 +15,11 @@
 //! | [`leaks`] | no request, descriptor or tracked entry is left behind |
 //! | [`progress`] | after the faults stop, everything ends, in bounded time |
 //! | [`session`] | the back-end's answers to a front-end that keeps to the protocol |
+//! | [`dirty_log`] | what a live migration would leave behind |
 //! | [`state`] | every acknowledged configuration change is in force after a restart, no half of one |
 
 pub mod buffers;
+pub mod dirty_log;
 pub mod durability;
 pub mod exactly_once;
 pub mod history;
@@ -36,8 +38,18 @@ use runtime::Instant;
 use std::collections::BTreeMap;
 
 /// Names of the checkers, as reports and replay files spell them.
-pub const NAMES: [&str; 9] =
-    ["exactly_once", "virtqueue", "reads", "durability", "buffers", "leaks", "progress", "session", "state"];
+pub const NAMES: [&str; 10] = [
+    "exactly_once",
+    "virtqueue",
+    "reads",
+    "durability",
+    "buffers",
+    "leaks",
+    "progress",
+    "session",
+    "dirty_log",
+    "state",
+];
 
 /// Names under which the requests are counted that a life of the target left to the next one, in split and in packed rings.
 pub const RECOVERIES: [&str; 2] = ["recovery, split", "recovery, packed"];
@@ -68,6 +80,7 @@ pub struct DeviceCheckers {
     leaks: leaks::Leaks,
     progress: progress::Progress,
     session: session::Session,
+    dirty_log: dirty_log::DirtyLog,
     /// Whether regions of memory are unplugged in this run.
     unplug: bool,
 }
@@ -87,6 +100,7 @@ impl DeviceCheckers {
             leaks: leaks::Leaks::default(),
             progress: progress::Progress::new(bound_ns),
             session: session::Session::default(),
+            dirty_log: dirty_log::DirtyLog::default(),
             unplug,
         }
     }
@@ -105,6 +119,7 @@ impl DeviceCheckers {
         self.history.observe(observation);
         self.leaks.observe(observation).map_err(found("leaks"))?;
         self.session.observe(observation).map_err(found("session"))?;
+        self.dirty_log.observe(observation).map_err(found("dirty_log"))?;
         self.progress.observe(at, observation).map_err(found("progress"))
     }
 
@@ -113,7 +128,9 @@ impl DeviceCheckers {
     /// # Errors
     /// What was broken.
     pub fn access(&mut self, agent: Agent, address: u64, len: u64, store: bool) -> Result<(), String> {
-        self.buffers.observe(&Observation::Access { agent, address, len, store })
+        let access = Observation::Access { agent, address, len, store };
+        self.dirty_log.observe(&access)?;
+        self.buffers.observe(&access)
     }
 
     /// Adds how often each checker judged something.
@@ -137,6 +154,9 @@ impl DeviceCheckers {
             if requests > 0 {
                 *checks.entry(name).or_default() += requests;
             }
+        }
+        if self.dirty_log.logged() {
+            *checks.entry("dirty_log").or_default() += self.dirty_log.evaluations();
         }
         // Judged by `buffers`, and counted by itself: a removal at rest proves little.
         if self.unplug {

@@ -315,6 +315,22 @@ pub enum Observation<'a> {
         /// Requests.
         requests: u16,
     },
+    /// The target writes every page that it stores to into the front-end's log from now on.
+    Logging,
+    /// The front-end found a page in the log, cleared it there, and copies the page.
+    PageCopied {
+        /// Its number, guest-physical.
+        page: u64,
+    },
+    /// The rings are stopped, and the log was read for the last time.
+    LogRead,
+    /// The target ended in order, and had run a queue.
+    EndedInOrder {
+        /// The queue.
+        queue: u16,
+        /// Requests that the inflight region still marks.
+        tracked: u16,
+    },
     /// A living target that was not asked to stop closed a front-end's connection.
     ClosedByTarget,
     /// The run is over and the guest is quiet: what it has left of a queue.

@@ -1,6 +1,6 @@
 //! The vhost-user back-end's side of a session, as far as a good front-end can see it: every answer is the one that was
 //! asked for, has version 1 and the reply bit, the size and the handles that its request wants, and does not refuse; a
-//! stopped ring has nothing left that it took; a living target never closes the connection of a front-end that did
+//! stopped ring has nothing left that it took, and so has a target that ended in order; a living target never closes the connection of a front-end that did
 //! nothing wrong.
 
 use super::Verdict;
@@ -32,6 +32,7 @@ impl Session {
                 let (expected, handles_expected) = match request {
                     request::GET_CONFIG => (12 + message::CONFIG_BYTES, 0),
                     request::GET_INFLIGHT_FD => (24, 1),
+                    request::SET_LOG_BASE => (16, 0),
                     _ => (8, 0),
                 };
                 // The inflight message's last four bytes are padding, which some leave out.
@@ -63,6 +64,15 @@ impl Session {
                 }
                 Ok(())
             }
+            Observation::EndedInOrder { queue, tracked } => {
+                self.evaluations += 1;
+                if tracked > 0 {
+                    return Err(format!(
+                        "the target ended in order and left {tracked} requests of queue {queue} to its next life"
+                    ));
+                }
+                Ok(())
+            }
             Observation::ClosedByTarget => {
                 self.evaluations += 1;
                 Err("the target lives and closed the connection of a front-end that did nothing wrong"
@@ -90,5 +100,6 @@ fn is_acknowledged(request: u32) -> bool {
             | request::GET_MAX_MEM_SLOTS
             | request::GET_VRING_BASE
             | request::GET_STATUS
+            | request::SET_LOG_BASE
     )
 }

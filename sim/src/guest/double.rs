@@ -254,9 +254,10 @@ impl Double {
             }
             8 => answer = b"a disk of the test..".to_vec(),
             11 | 13 => {
-                let sector = u64::from_le_bytes(readable[16..24].try_into().unwrap()) as usize;
-                let count = u32::from_le_bytes(readable[24..28].try_into().unwrap()) as usize;
-                if kind == 13 || self.rng.chance(1, 2) {
+                let zeroes = kind == 13 || self.rng.chance(1, 2);
+                for segment in readable[16..].chunks_exact(16).filter(|_| zeroes) {
+                    let sector = u64::from_le_bytes(segment[..8].try_into().unwrap()) as usize;
+                    let count = u32::from_le_bytes(segment[8..12].try_into().unwrap()) as usize;
                     self.disk[sector * 512..(sector + count) * 512].fill(0);
                 }
             }
@@ -375,7 +376,10 @@ pub(super) fn run(seed: u64, plant: Plant) -> (Option<Violation>, u64, DeviceChe
         call.clone(),
         Rng::new(seed, 2),
     );
-    queue.start(QueueStart { size: RING_SIZE, features: device.features, shift: rng.below(8) }, &mut judge);
+    queue.start(
+        QueueStart { size: RING_SIZE, features: device.features, shift: rng.below(8), first: 0 },
+        &mut judge,
+    );
     let disk = vec![0; SECTORS as usize * 512];
     let mut double = Double {
         memory,
@@ -408,7 +412,10 @@ pub(super) fn run(seed: u64, plant: Plant) -> (Option<Violation>, u64, DeviceChe
             (double.next_avail, double.used) = (0, 0);
             judge.saw(&Observation::PowerLost);
             queue.reset();
-            queue.start(QueueStart { size: RING_SIZE, features: device.features, shift: 0 }, &mut judge);
+            queue.start(
+                QueueStart { size: RING_SIZE, features: device.features, shift: 0, first: 0 },
+                &mut judge,
+            );
             double.ring = queue.ring().unwrap().addresses();
             device.read_all();
         }

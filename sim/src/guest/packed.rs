@@ -107,6 +107,11 @@ const fn available_flags(count: Count, size: u16) -> u16 {
     if position(count, size).1 { DESC_AVAIL } else { DESC_USED }
 }
 
+/// The flags that say that the device gave a place back (2.8.1).
+const fn used_flags(count: Count, size: u16) -> u16 {
+    if position(count, size).1 { DESC_AVAIL | DESC_USED } else { 0 }
+}
+
 /// Whether flags at a place say that the device gave it back.
 const fn is_used(count: Count, size: u16, flags: u16) -> bool {
     let wrap = position(count, size).1;
@@ -123,7 +128,8 @@ const fn passed(event: u16, new: Count, old: Count, size: u16) -> bool {
 }
 
 impl<W: Window> PackedRing<W> {
-    /// Lays out a ring of `size` places and zeroes it. `order` is the order in which numbers are used first.
+    /// Lays out a ring of `size` places and zeroes it. `order` is the order in which numbers are used first. The ring goes
+    /// on after `first` places (less whole double laps), each of which the device has given back.
     pub fn new(
         memory: &Memory<W>,
         addresses: RingAddresses,
@@ -131,7 +137,9 @@ impl<W: Window> PackedRing<W> {
         event_idx: bool,
         order: Vec<u16>,
         habits: Habits,
+        first: u16,
     ) -> Self {
+        let first = Count::from(first) % (2 * Count::from(size));
         assert!(order.len() == usize::from(size), "as many numbers as places");
         let ring = Self {
             size,
@@ -143,15 +151,19 @@ impl<W: Window> PackedRing<W> {
             device_event: memory.window(addresses.used, EVENT_BYTES),
             free_numbers: order,
             places: vec![None; usize::from(size)],
-            added: 0,
-            published: 0,
+            added: first,
+            published: first,
             held_flags: 0,
-            notified: 0,
-            taken: 0,
+            notified: first,
+            taken: first,
             elements: 0,
         };
         for area in [&ring.desc, &ring.driver_event, &ring.device_event] {
             area.fill(0, area.len(), 0);
+        }
+        for count in 0..first {
+            let at = ring.descriptor(count) + DESCRIPTOR_FLAGS;
+            ring.desc.store_u16(at, used_flags(count, size), Ordering::Relaxed);
         }
         ring
     }
@@ -175,6 +187,11 @@ impl<W: Window> PackedRing<W> {
             avail: (avail, EVENT_BYTES),
             used: (used, EVENT_BYTES),
         }
+    }
+
+    /// The base of the ring as it is laid out (SET_VRING_BASE): its next available position, and its next used one.
+    pub fn first_base(&self) -> u32 {
+        u32::from(position_bits(self.taken, self.size)) * 0x1_0001
     }
 
     /// Free places.

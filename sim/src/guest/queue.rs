@@ -27,6 +27,8 @@ pub struct QueueStart {
     pub features: RingFeatures,
     /// Granules by which the ring's place is shifted.
     pub shift: u64,
+    /// Entries that the ring had used before this host.
+    pub first: u16,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +107,7 @@ impl<W: Window, N: Notifier> Queue<W, N> {
 
     /// Lays out the ring and makes all slots free.
     pub fn start(&mut self, start: QueueStart, witness: &mut impl Witness) {
-        let QueueStart { size, features, shift } = start;
+        let QueueStart { size, features, shift, first } = start;
         let addresses = self.layout.ring(self.memory.regions[0].address, self.index, size, shift);
         let mut order: Vec<u16> = (0..size).rev().collect();
         if self.rng.chance(1, 2) {
@@ -115,7 +117,7 @@ impl<W: Window, N: Notifier> Queue<W, N> {
             }
         }
         let habits = features.packed.then(|| Habits::draw(&mut self.rng));
-        let ring = DriverRing::new(&self.memory, addresses, size, features, order, habits);
+        let ring = DriverRing::new(&self.memory, addresses, size, features, order, habits, first);
         let place = ring.place();
         self.ring = Some(ring);
         self.free_slots = (0..self.layout.depth_max).rev().collect();

@@ -15,6 +15,8 @@ pub const HEADER_BYTES: usize = 16;
 pub const ID_BYTES: usize = 20;
 /// Bytes of a DISCARD or WRITE_ZEROES segment: sector, count, flags.
 const SEGMENT_BYTES: usize = 16;
+/// Segments of one request at most.
+const SEGMENTS_MAX: u32 = 4;
 /// Pieces of a request at most, the status included.
 pub const PIECES_MAX: usize = 40;
 /// Pieces that the shortest ring must have room for.
@@ -255,10 +257,16 @@ impl Slot {
                 }
             }
             Kind::Discard | Kind::WriteZeroes => {
-                out.extend_from_slice(&sector.to_le_bytes());
-                out.extend_from_slice(&sectors.to_le_bytes());
-                out.extend_from_slice(&u32::from(unmap && kind == Kind::WriteZeroes).to_le_bytes());
-                assert_eq!(out.len(), HEADER_BYTES + SEGMENT_BYTES, "one segment");
+                // In one segment or in several, without a draw: the versions go up by one.
+                let segments = (1 + version % SEGMENTS_MAX).min(sectors.max(1));
+                let first_of = |segment: u32| sectors * segment / segments;
+                for segment in 0..segments {
+                    let (first, end) = (first_of(segment), first_of(segment + 1));
+                    out.extend_from_slice(&(sector + u64::from(first)).to_le_bytes());
+                    out.extend_from_slice(&(end - first).to_le_bytes());
+                    out.extend_from_slice(&u32::from(unmap && kind == Kind::WriteZeroes).to_le_bytes());
+                }
+                assert_eq!(out.len(), HEADER_BYTES + segments as usize * SEGMENT_BYTES);
             }
             Kind::Read | Kind::Flush | Kind::GetId => {}
         }

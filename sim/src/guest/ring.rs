@@ -59,7 +59,8 @@ macro_rules! either {
 
 impl<W: Window> DriverRing<W> {
     /// Lays out a ring of `size` entries and zeroes it. `order` is the order in which the numbers of chains will be used
-    /// first: a permutation of all of them. `habits` are those of a packed ring's driver.
+    /// first: a permutation of all of them. `habits` are those of a packed ring's driver. `first`: entries that were used
+    /// before, on another host, which the machine has left since.
     pub fn new(
         memory: &Memory<W>,
         addresses: RingAddresses,
@@ -67,12 +68,19 @@ impl<W: Window> DriverRing<W> {
         features: RingFeatures,
         order: Vec<u16>,
         habits: Option<Habits>,
+        first: u16,
     ) -> Self {
         match habits {
-            Some(habits) => {
-                Self::Packed(PackedRing::new(memory, addresses, size, features.event_idx, order, habits))
-            }
-            None => Self::Split(SplitRing::new(memory, addresses, size, features, order)),
+            Some(habits) => Self::Packed(PackedRing::new(
+                memory,
+                addresses,
+                size,
+                features.event_idx,
+                order,
+                habits,
+                first,
+            )),
+            None => Self::Split(SplitRing::new(memory, addresses, size, features, order, first)),
         }
     }
 
@@ -89,6 +97,11 @@ impl<W: Window> DriverRing<W> {
     /// The same, with the lengths of its parts.
     pub fn place(&self) -> RingPlace {
         either!(self, ring => ring.place())
+    }
+
+    /// The base of the ring as it is laid out (SET_VRING_BASE).
+    pub fn first_base(&self) -> u32 {
+        either!(self, ring => ring.first_base())
     }
 
     /// Free descriptors.

@@ -60,13 +60,14 @@ const fn passed(event: u16, new: u16, old: u16) -> bool {
 
 impl<W: Window> SplitRing<W> {
     /// Lays out a ring of `size` entries (a power of two) and zeroes it. `order` is the order in which the descriptors
-    /// will be used first: a permutation of all of them.
+    /// will be used first: a permutation of all of them. Both indexes begin at `first`.
     pub fn new(
         memory: &Memory<W>,
         addresses: RingAddresses,
         size: u16,
         features: RingFeatures,
         order: Vec<u16>,
+        first: u16,
     ) -> Self {
         assert!(
             size.is_power_of_two() && order.len() == usize::from(size),
@@ -81,14 +82,16 @@ impl<W: Window> SplitRing<W> {
             used: memory.window(addresses.used, used_bytes(size)),
             free: order,
             next: vec![None; usize::from(size)],
-            added: 0,
-            published: 0,
-            notified: 0,
-            taken: 0,
+            added: first,
+            published: first,
+            notified: first,
+            taken: first,
         };
         ring.desc.fill(0, ring.desc.len(), 0);
         ring.avail.fill(0, ring.avail.len(), 0);
         ring.used.fill(0, ring.used.len(), 0);
+        ring.avail.store_u16(INDEX, first, Ordering::Relaxed);
+        ring.used.store_u16(INDEX, first, Ordering::Relaxed);
         ring
     }
 
@@ -111,6 +114,11 @@ impl<W: Window> SplitRing<W> {
             avail: (avail, self.avail.len()),
             used: (used, self.used.len()),
         }
+    }
+
+    /// The base of the ring as it is laid out (SET_VRING_BASE): its available index.
+    pub fn first_base(&self) -> u32 {
+        self.taken.into()
     }
 
     /// Free descriptors.

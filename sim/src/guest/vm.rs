@@ -69,6 +69,8 @@ pub struct VmOptions {
     pub regions: usize,
     /// Entries of a ring at most.
     pub ring_size_max: u16,
+    /// Entries that its rings have used when a driver starts, as those of a machine that came from another host.
+    pub first_index: u16,
     /// Its load.
     pub workload: Workload,
     /// What its device allows at first.
@@ -87,6 +89,7 @@ pub struct Vm {
     pub queues: Vec<Queue<SimWindow, Bell>>,
     /// The models of the processors, for waking them.
     pub models: Vec<u32>,
+    first_index: u16,
     processors: Vec<ProcessorId>,
 }
 
@@ -96,7 +99,8 @@ pub type Shared = Rc<RefCell<Vm>>;
 impl Vm {
     /// Builds a machine in the world, with a processor for each queue.
     pub fn build<W: Witness + Clone + 'static>(options: &VmOptions, seed: u64, witness: &W) -> Shared {
-        let VmOptions { number, queues, regions, ring_size_max, workload, offer } = options.clone();
+        let VmOptions { number, queues, regions, ring_size_max, first_index, workload, offer } =
+            options.clone();
         let stream = |index: u64| Rng::new(seed, STREAM_FIRST + 100 * u64::from(number) + index);
         let mut rng = stream(99);
         let area_bytes = area_bytes(workload.sectors_max);
@@ -141,6 +145,7 @@ impl Vm {
             device: Device::new(number, workload, offer),
             queues: driver,
             models: Vec::new(),
+            first_index,
             processors,
         };
         let shared = Rc::new(RefCell::new(vm));
@@ -164,10 +169,11 @@ impl Vm {
         witness: &mut impl Witness,
     ) {
         self.device.features = features;
+        let first = self.first_index;
         for (queue, &size) in self.queues.iter_mut().zip(sizes).take(queues.into()) {
             let shift = rng.below(Layout::SHIFT_MAX);
             world::as_processor(self.processors[0], || {
-                queue.start(QueueStart { size, features, shift }, witness);
+                queue.start(QueueStart { size, features, shift, first }, witness);
             });
         }
         // What the driver laid out is there before the device is told to look (a write to the status register).

@@ -40,7 +40,7 @@ const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
 
 /// The attacks, and on which layout of ring each is made; one of those for the ring is drawn.
-const ATTACKS: [(&str, Of, Attack); 39] = [
+const ATTACKS: [(&str, Of, Attack); 42] = [
     ("a head beyond the ring", Of::Split, |a| a.offer(a.size + a.any(60_000) as u16)),
     ("a next beyond the ring", Of::Split, |a| {
         a.desc(0, a.header(0, 0), 16, NEXT, a.size.saturating_add(a.any(9000) as u16));
@@ -109,6 +109,25 @@ const ATTACKS: [(&str, Of, Attack); 39] = [
         for at in 0..4 {
             a.describe(a.table(), at, a.header(0, 0), 16, NEXT, (at + 1) % 4);
         }
+        a.desc(0, a.table(), 64, INDIRECT, 0);
+        a.offer(0);
+    }),
+    ("a loop of buffers of no length", Of::Split, |a| {
+        let last = a.any(4) as u16;
+        for at in 0..=last {
+            a.desc(at, a.data(), 0, NEXT, if at == last { 0 } else { at + 1 });
+        }
+        a.offer(0);
+    }),
+    ("a loop of buffers of no length in an indirect table", Of::Both, |a| {
+        for at in 0..4 {
+            a.describe(a.table(), at, a.data(), 0, NEXT, (at + 1) % 4);
+        }
+        a.desc(0, a.table(), 64, INDIRECT, 0);
+        a.offer(0);
+    }),
+    ("a next beyond an indirect table", Of::Both, |a| {
+        a.describe(a.table(), 0, a.header(0, 0), 16, NEXT, 4 + a.any(u64::from(a.size)) as u16);
         a.desc(0, a.table(), 64, INDIRECT, 0);
         a.offer(0);
     }),
@@ -399,6 +418,11 @@ impl Hand {
     /// Changes one field of the first descriptors, under the device's eyes.
     fn change(&self) {
         let at = self.ring.desc + 16 * self.any(4);
+        if self.place.is_some() && self.any(4) == 0 {
+            // Once more available than there are places: those of the lap to come, over those that the device has.
+            (self.size..2 * self.size).for_each(|index| self.set_flags(index, self.available(index)));
+            return;
+        }
         match self.any(4) {
             0 => self.store_u64(at, if self.any(2) == 0 { self.data() } else { self.nowhere() }),
             1 => self.store_u32(at + 8, self.any(1 << 13) as u32),

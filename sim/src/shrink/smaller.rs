@@ -33,6 +33,7 @@ pub(super) const KNOBS: &[Knob] = &[
     |case| guests(case, |guest| guest.indirect = false),
     |case| guests(case, |guest| guest.event_idx = false),
     |case| guests(case, |guest| guest.packed = false),
+    |case| guests(case, |guest| guest.first_index = 0),
     |case| world(case, |plan| plan.hostile_packed = false),
     |case| guests(case, |guest| guest.workload.odd_layout = 0),
     |case| guests(case, |guest| (guest.workload.think, guest.workload.think_ns_max) = (0, 0)),

@@ -63,7 +63,7 @@ impl Incoming {
 pub(super) struct Link {
     end: u32,
     /// The life of the target that it was made to.
-    life: u32,
+    pub(super) life: u32,
     incoming: Incoming,
     unsent: Vec<u8>,
     unsent_handles: Vec<SimHandle>,

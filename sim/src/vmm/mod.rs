@@ -7,6 +7,7 @@
 
 mod inflight;
 mod link;
+mod log;
 pub mod message;
 pub mod order;
 mod say;
@@ -16,6 +17,8 @@ pub use self::tasks::Task;
 
 use self::inflight::Inflight;
 use self::link::{Link, Lost, Message};
+use self::log::Log;
+pub use self::log::LogReader;
 use self::message::{Header, feature, protocol};
 use self::order::{Manners, Op};
 use self::tasks::Next;
@@ -38,10 +41,6 @@ const RETRY_NS_MAX: u64 = 400_000;
 const SEND_BURST: u64 = 3;
 /// Number of the first of the streams that front-ends draw from, one each.
 const STREAM_FIRST: u64 = 30_000;
-
-/// Where a packed ring begins, as its base has it: index 0 and wrap counter 1, of the next available descriptor and of the
-/// next used one.
-const PACKED_START: u32 = 0x8000_8000;
 
 /// How a front-end is built.
 #[derive(Clone, Debug)]
@@ -114,6 +113,14 @@ pub struct Vmm<W> {
     emptying: Option<usize>,
     /// The connection is to be dropped, and made again after so long.
     drop_for: Option<u64>,
+    /// The log of a migration, and whether it is written.
+    log: Option<Log>,
+    logging: bool,
+    log_reader: Option<u32>,
+    /// The life of the target that the rings were handed to last, and which queues had nothing to be recovered then: a life
+    /// may be asked to stop before it has read as far as a ring's start.
+    handed_to: Option<u32>,
+    handed_clean: Vec<u16>,
 }
 
 /// The front-end as everybody holds it.
@@ -154,6 +161,11 @@ impl<W: Witness + 'static> Vmm<W> {
             reset_unseen: false,
             emptying: None,
             drop_for: None,
+            log: None,
+            logging: false,
+            log_reader: None,
+            handed_to: None,
+            handed_clean: Vec::new(),
         }));
         let model = world::with(|world| world.add_model(Box::new(VmmModel(Rc::clone(&shared))), false));
         shared.borrow_mut().model = Some(model);
@@ -193,6 +205,16 @@ impl<W: Witness> Vmm<W> {
                 .and_then(|inflight| inflight.part(queue))
                 .map(|part| (part.marked(), part.used().is_none_or(|used| used == vm.used(queue))));
             vm.queues[usize::from(queue)].report_quiet(tracked, &mut self.witness);
+        }
+    }
+
+    /// Tells the checkers what a target that ended in order left of the rings that it had.
+    pub fn report_end(&mut self, life: u32) {
+        let Some(inflight) = self.inflight.filter(|_| self.handed_to == Some(life)) else { return };
+        for &queue in &self.handed_clean {
+            if let Some(part) = inflight.part(queue) {
+                self.witness.saw(&Observation::EndedInOrder { queue, tracked: part.marked() });
+            }
         }
     }
 
@@ -284,6 +306,7 @@ impl<W: Witness> Vmm<W> {
             self.witness.saw(&Observation::ClosedByTarget);
         }
         self.witness.saw(&Observation::Disconnected);
+        (self.log, self.logging) = (None, false);
         self.script = Script::default();
         self.retry_at = Instant(now.0 + self.rng.below(RETRY_NS_MAX));
         match self.task.take() {
@@ -307,6 +330,8 @@ impl<W: Witness> Vmm<W> {
             Some(task @ Task::Cache(_)) => self.tasks.push_front(task),
             // The next hand-over has what these ask for.
             Some(Task::Start { .. } | Task::Resume | Task::Plug(_) | Task::ReadConfig) | None => {}
+            // It has failed.
+            Some(Task::Migrate) => {}
         }
     }
 
@@ -388,8 +413,16 @@ impl<W: Witness> Vmm<W> {
                     self.script.ops = self.handover().into();
                 }
             }
+            Op::Logging => {
+                self.logging = true;
+                self.witness.saw(&Observation::Logging);
+                let reader = self.log_reader;
+                world::with(|world| reader.into_iter().for_each(|model| world.wake_model(model)));
+            }
             Op::Started => {
                 self.running = true;
+                self.handed_to = self.link.as_ref().map(|link| link.life);
+                self.handed_clean = self.clean_queues();
                 self.witness.saw(&Observation::Connected);
                 let mut vm = self.vm.borrow_mut();
                 for region in 0..vm.backings.len() {
@@ -402,6 +435,10 @@ impl<W: Witness> Vmm<W> {
                 Some(Task::Pause) => {
                     self.running = false;
                     self.paused = true;
+                    if let Some(mut log) = self.log.take().filter(|_| std::mem::take(&mut self.logging)) {
+                        log.read(&self.vm, &mut self.witness);
+                        self.witness.saw(&Observation::LogRead);
+                    }
                     // The region served its rings' life; the next start asks for a new one.
                     self.inflight = None;
                 }
@@ -434,6 +471,13 @@ impl<W: Witness> Vmm<W> {
         self.bases = (0..vm.queues.len() as u16).map(|queue| vm.used(queue).into()).collect();
     }
 
+    /// Queues whose inflight region marks nothing.
+    fn clean_queues(&self) -> Vec<u16> {
+        let Some(inflight) = self.inflight else { return Vec::new() };
+        let is_clean = |queue: &u16| inflight.part(*queue).is_some_and(|part| part.marked() == 0);
+        (0..self.driver.map_or(0, |driver| driver.queues)).filter(is_clean).collect()
+    }
+
     /// What the back-end before had taken and not given back, where the next one is given it.
     fn observe_inheritance(&mut self) {
         let Some(inflight) = self.inflight else { return };
@@ -453,6 +497,7 @@ impl<W: Witness> Vmm<W> {
         self.driver = None;
         self.running = false;
         self.inflight = None;
+        (self.log, self.logging) = (None, false);
     }
 
     fn unplugged(&mut self, region: usize) {

@@ -69,6 +69,14 @@ pub enum Op {
     GetStatus,
     /// SET_STATUS, where that was negotiated.
     SetStatus(u64),
+    /// SET_LOG_BASE with a new log.
+    SetLogBase,
+    /// SET_FEATURES with LOG_ALL.
+    LogFeatures,
+    /// SET_VRING_ADDR of a running queue, with its device area logged.
+    LogAddress(u16),
+    /// RESET_DEVICE.
+    ResetDevice,
     /// The front-end is through with the greeting.
     Greeted,
     /// The rings are handed over.
@@ -81,6 +89,8 @@ pub enum Op {
     Plugged(usize),
     /// The write cache is as asked.
     CacheSet(bool),
+    /// The target logs.
+    Logging,
 }
 
 /// What a hand-over of rings is about.
@@ -201,6 +211,21 @@ pub fn takeback(queues: u16, started: u16) -> Vec<Op> {
     ops.extend((0..queues).map(|queue| Op::Enable(queue, false)));
     ops.extend((0..started).map(Op::Stop));
     ops.push(Op::Stopped);
+    ops
+}
+
+/// The driver resets its device by one message (RESET_DEVICE); the answer to the next says that it was carried out.
+#[must_use]
+pub fn reset() -> Vec<Op> {
+    vec![Op::ResetDevice, Op::GetFeatures, Op::Stopped]
+}
+
+/// A live migration begins: the log, and what is to be logged; the answer to the last says that all of it is.
+#[must_use]
+pub fn migration(started: u16) -> Vec<Op> {
+    let mut ops = vec![Op::SetLogBase, Op::LogFeatures];
+    ops.extend((0..started).map(Op::LogAddress));
+    ops.extend([Op::GetFeatures, Op::Logging]);
     ops
 }
 

@@ -93,6 +93,16 @@ impl<W: Witness> Vmm<W> {
                 let driver = self.driver.map_or(0, |driver| driver.features);
                 said(plain(request::SET_FEATURES).u64(driver | self.offered & feature::PROTOCOL_FEATURES))
             }
+            Op::LogFeatures => {
+                let driver = self.driver.map_or(0, |driver| driver.features) | feature::LOG_ALL;
+                said(plain(request::SET_FEATURES).u64(driver | self.offered & feature::PROTOCOL_FEATURES))
+            }
+            Op::SetLogBase => {
+                let log = self.log.as_ref()?;
+                let bytes = plain(request::SET_LOG_BASE).u64(log.len).u64(0);
+                Some((bytes, vec![SimHandle::memory(log.object)], true))
+            }
+            Op::ResetDevice => said(plain(request::RESET_DEVICE)),
             Op::GetInflight => {
                 let queues = vm.queues.len() as u16;
                 let size = self.options.ring_sizes.iter().copied().max().unwrap_or(0);
@@ -153,12 +163,12 @@ impl<W: Witness> Vmm<W> {
                 let base = self.bases.get(usize::from(queue)).copied().unwrap_or(0);
                 said(state(request::SET_VRING_BASE, queue, base))
             }
-            Op::Address(queue) => {
+            Op::Address(queue) | Op::LogAddress(queue) => {
                 let addresses = vm.queues[usize::from(queue)].ring()?.addresses();
                 said(
                     plain(request::SET_VRING_ADDR)
                         .u32(queue.into())
-                        .u32(0)
+                        .u32(matches!(op, Op::LogAddress(_)).into())
                         .u64(vm.user_address(addresses.desc))
                         .u64(vm.user_address(addresses.used))
                         .u64(vm.user_address(addresses.avail))

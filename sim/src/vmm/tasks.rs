@@ -3,9 +3,10 @@
 //! A task may have to wait for the guest (a region to be emptied, requests to end); the front-end goes on talking
 //! meanwhile.
 
+use super::log::Log;
 use super::message::{feature, protocol};
 use super::order::{self, Handover, Op};
-use super::{Driver, PACKED_START, Vmm};
+use super::{Driver, Vmm};
 use crate::check::CacheMode;
 use crate::guest::Witness;
 use crate::guest::ring::RingFeatures;
@@ -40,6 +41,8 @@ pub enum Task {
     Cache(bool),
     /// The configuration space is read again.
     ReadConfig,
+    /// The machine is migrated to another host, up to the moment at which it would go on there.
+    Migrate,
 }
 
 /// How the next task stands.
@@ -66,8 +69,6 @@ impl<W: Witness> Vmm<W> {
             Task::Start { queues: started, features } => {
                 let features = features & self.offered;
                 let driver = Driver { queues: started, features };
-                let start = if driver.is_packed() { PACKED_START } else { 0 };
-                self.bases = vec![start; usize::from(queues)];
                 // A region is laid out for one of the layouts.
                 self.inflight = self.inflight.filter(|inflight| inflight.packed == driver.is_packed());
                 let ring = RingFeatures {
@@ -78,6 +79,8 @@ impl<W: Witness> Vmm<W> {
                 let mut vm = self.vm.borrow_mut();
                 let sizes = &self.options.ring_sizes;
                 vm.start_driver(started, sizes, ring, &mut self.rng, &mut self.witness);
+                self.bases =
+                    vm.queues.iter().map(|queue| queue.ring().map_or(0, |ring| ring.first_base())).collect();
                 let offer = &mut vm.device.offer;
                 offer.flush = features & feature::FLUSH != 0;
                 offer.discard = features & feature::DISCARD != 0;
@@ -91,7 +94,7 @@ impl<W: Witness> Vmm<W> {
             }
             Task::Reset => {
                 self.vm.borrow_mut().reset_driver();
-                order::takeback(queues, started)
+                self.reset_ops(queues, started)
             }
             Task::Unload | Task::Unplug(_) => return self.go_on(task, now),
             Task::Pause => {
@@ -130,6 +133,14 @@ impl<W: Witness> Vmm<W> {
                 vec![Op::SetWriteback(writeback), Op::CacheSet(writeback)]
             }
             Task::ReadConfig => vec![Op::GetConfig],
+            Task::Migrate if self.running && !self.paused && self.has(protocol::LOG_SHMFD) => {
+                self.log = Some(Log::new(&self.vm, &mut self.rng));
+                order::migration(started)
+            }
+            Task::Migrate => {
+                self.task = None;
+                return Next::Began;
+            }
         };
         self.script.ops = ops.into();
         Next::Began
@@ -149,7 +160,15 @@ impl<W: Witness> Vmm<W> {
                 drop(vm);
                 let queues = self.vm.borrow().queues.len() as u16;
                 let started = self.driver.map_or(0, |driver| driver.queues);
-                self.script.ops = order::takeback(queues, started).into();
+                self.script.ops = self.reset_ops(queues, started).into();
+            }
+            Task::Migrate if self.logging => {
+                if self.log.is_some_and(|log| !log.is_read_enough()) {
+                    return Next::Wait(Instant(now.0 + UNPLUG_LOOK_NS));
+                }
+                self.tasks.push_front(Task::Resume);
+                self.tasks.push_front(Task::Pause);
+                self.task = None;
             }
             Task::Unplug(region) if self.vm.borrow().backings[region].plugged => {
                 if self.emptying != Some(region) {
@@ -172,6 +191,15 @@ impl<W: Witness> Vmm<W> {
             _ => self.task = None,
         }
         Next::Began
+    }
+
+    /// What resets the device: by a message of its own, or with the rings one by one.
+    fn reset_ops(&mut self, queues: u16, started: u16) -> Vec<Op> {
+        if self.has(protocol::RESET_DEVICE) && self.rng.chance(1, 2) {
+            order::reset()
+        } else {
+            order::takeback(queues, started)
+        }
     }
 
     /// What hands the rings over, as the manners have it.
