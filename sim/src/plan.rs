@@ -21,6 +21,8 @@ const STREAM_LAYOUTS: u64 = 41_000;
 const STREAM_FIRST_INDEXES: u64 = 42_000;
 /// Entries within which the index of a ring wraps that soon does.
 const FIRST_INDEX_SOON: u64 = 300;
+/// Number of the first of the streams that in-band notifications are drawn from, one a guest.
+const STREAM_IN_BAND: u64 = 43_000;
 /// Sectors by which a disk may grow in a run at most.
 const GROWTH_MAX: u64 = 65_536;
 /// Steps after which a run is given up, for each request that it makes.
@@ -53,6 +55,9 @@ pub struct GuestPlan {
     /// Entries that its rings have used before: not 0 where the machine was migrated to this host.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub first_index: u16,
+    /// Of 256 kicks and calls of its queues, how many go by messages; 0: that is not negotiated.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub in_band: u32,
     /// EVENT_IDX is accepted.
     pub event_idx: bool,
     /// Indirect descriptors are accepted.
@@ -153,6 +158,12 @@ fn draw_first_index(migrated: Switch, rng: &mut Rng) -> u16 {
     if migrated { 0_u16.wrapping_sub(below as u16) } else { 0 }
 }
 
+/// As [`is_off`].
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+const fn is_none(count: &u32) -> bool {
+    *count == 0
+}
+
 fn pick<T: Copy>(choices: &Spanned<Vec<T>>, rng: &mut Rng) -> T {
     let choices = choices.get_ref();
     choices[rng.below(choices.len() as u64) as usize]
@@ -192,6 +203,7 @@ impl Plan {
         let guests: Vec<GuestPlan> = (0..draw(&scenario.guest.count, rng))
             .map(|number| GuestPlan {
                 first_index: first_index(number),
+                in_band: draw_in_band(scenario, &mut Rng::new(seed, STREAM_IN_BAND + number)),
                 ..draw_guest(scenario, packed(number), grows, rng)
             })
             .collect();
@@ -278,6 +290,7 @@ impl GuestPlan {
             }
         }
         within("regions", self.regions as u64, 1, 8)?;
+        within("in-band", self.in_band, 0, 256)?;
         within("firmware-requests", self.firmware_requests, 0, 1000)?;
         within("workload.depth", load.depth, 1, 256)?;
         within("workload.sectors-max", load.sectors_max, 1, 16)?;
@@ -312,6 +325,12 @@ fn draw_fault(fault: &FaultRate, rng: &mut Rng) -> FaultPlan {
         again: draw(&fault.again, rng) as u32,
         again_range: fault.again_range.as_ref().map_or(nothing, |range| *range.get_ref()),
     }
+}
+
+/// How many kicks and calls of a guest go by messages, where some do: all of them in a quarter of the seeds.
+fn draw_in_band(scenario: &Scenario, rng: &mut Rng) -> u32 {
+    let of_256 = rng.between(64, 340).min(256) as u32;
+    if toss(scenario.guest.in_band, rng) { of_256 } else { 0 }
 }
 
 fn draw_guest(scenario: &Scenario, packed: bool, grows: u64, rng: &mut Rng) -> GuestPlan {
@@ -355,6 +374,7 @@ fn draw_guest(scenario: &Scenario, packed: bool, grows: u64, rng: &mut Rng) -> G
         regions: draw(&guest.regions, rng) as usize,
         packed,
         first_index: 0,
+        in_band: 0,
         event_idx,
         indirect,
         flush: !rng.chance(1, 8),

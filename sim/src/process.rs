@@ -24,6 +24,7 @@ pub fn target() -> Program {
             rpc_socket_options: SocketOptions::default(),
             vhost_dir: VHOST_DIR.into(),
             vhost_socket: SocketOptions::default(),
+            in_band_notifications: true,
             state_dir: STATE_DIR.into(),
             version: "0.1.0",
         };

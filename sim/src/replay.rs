@@ -11,10 +11,10 @@ use crate::scenario::{Refused, bad_toml};
 use serde::{Deserialize, Serialize};
 
 /// The version of the format.
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 
 /// What each version of the format changed.
-const CHANGES: [(i64, &str); 4] = [
+const CHANGES: [(i64, &str); 5] = [
     (1, "the scenario's text and the seed, from which a replay draws its plan, and the faults"),
     (2, "the plan as it was drawn, in place of the scenario's text; an end mark"),
     (
@@ -22,6 +22,7 @@ const CHANGES: [(i64, &str); 4] = [
         "hostile front-ends that also greet well and bring regions with one thing wrong; disks that are busy",
     ),
     (4, "rings that do not begin at 0, discards and zeroes of several segments, orderly stops, migrations"),
+    (5, "in the plan, how many kicks and calls go by messages"),
 ];
 
 /// The last line: without it the end of a list could be missing, and nobody would know.
@@ -155,12 +156,12 @@ mod tests {
     fn another_version_is_named_with_what_differs() {
         let text = written();
         assert_eq!(
-            refused(&text.replacen("version = 4", "version = 7", 1)),
-            "a.toml: version 7, written by a newer program; this one replays version 4"
+            refused(&text.replacen("version = 5", "version = 7", 1)),
+            "a.toml: version 7, written by a newer program; this one replays version 5"
         );
         let old = refused("version = 1\nscenario = \"x\"\nseed = 4\ntext = \"\"\n");
         assert!(
-            old.starts_with("a.toml: version 1; this program replays version 4: version 1 holds"),
+            old.starts_with("a.toml: version 1; this program replays version 5: version 1 holds"),
             "{old}"
         );
         assert!(old.contains("version 2 holds the plan as it was drawn"), "{old}");

@@ -118,7 +118,8 @@ fn build(
     let mut guests = Vec::new();
     let mut machines = Vec::new();
     for (number, guest) in plan.guests.iter().enumerate() {
-        let eye = Eye::new(record, DeviceCheckers::new(guest.sectors_max, power_loss, unplug, plan.bound_ns));
+        let (sectors, in_band) = (guest.sectors_max, guest.in_band > 0);
+        let eye = Eye::new(record, DeviceCheckers::new(sectors, power_loss, unplug, in_band, plan.bound_ns));
         let (bdev, controller) = (format!("bdev{number}"), format!("disk.{number}"));
         let disk = create_bdev(machine, guest.bdev, guest.sectors, &bdev, &mut operator.borrow_mut());
         operator.borrow_mut().ask(Call::CreateController(controller.clone(), bdev.clone(), guest.packed));
@@ -157,6 +158,7 @@ fn build(
             },
             protocol_features: protocol_features(guest, plan.seed),
             features: u64::MAX,
+            in_band: guest.in_band,
             ring_sizes: guest.ring_sizes.clone(),
             life: Rc::clone(&life),
             seed: plan.seed,
@@ -236,6 +238,7 @@ fn build_neighbours(
                 | protocol::CONFIG
                 | protocol::INFLIGHT_SHMFD,
             features: u64::MAX,
+            in_band: 0,
             ring_sizes: vec![HOSTILE_RING; 2],
             life: Rc::clone(life),
             seed: plan.seed,
@@ -293,6 +296,9 @@ fn protocol_features(guest: &GuestPlan, seed: u64) -> u64 {
     // QEMU resets a virtio-blk device through its rings; others may use the message.
     if guest.manners == Manners::Any && bits >> 4 & 1 == 1 {
         features |= protocol::RESET_DEVICE;
+    }
+    if guest.in_band > 0 {
+        features |= protocol::INBAND_NOTIFICATIONS | protocol::BACKEND_REQ;
     }
     features
 }

@@ -166,6 +166,8 @@ pub struct Guest {
     pub packed: Switch,
     /// The machine came from another host, with rings that are not at their beginning.
     pub migrated: Switch,
+    /// Kicks and calls of queues may go by messages.
+    pub in_band: Switch,
     /// VIRTIO_F_EVENT_IDX.
     pub event_idx: Switch,
     /// VIRTIO_F_INDIRECT_DESC.
@@ -196,6 +198,7 @@ impl Default for Guest {
             regions: spanned(1, 3),
             packed: Switch::Drawn,
             migrated: Switch::Drawn,
+            in_band: Switch::Off,
             event_idx: Switch::Drawn,
             indirect: Switch::Drawn,
             firmware: Switch::Drawn,

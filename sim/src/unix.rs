@@ -128,6 +128,15 @@ impl World {
         Ok(len)
     }
 
+    /// Sends on an end until nothing more goes in; how many bytes went.
+    pub fn fill_end(&mut self, end: u32) -> usize {
+        let mut filled = 0;
+        while let Ok(sent) = self.send_on(end, &[0; 4096], Vec::new()) {
+            filled += sent;
+        }
+        filled
+    }
+
     /// Receives on an end. `Ok(0)`: the other end closed.
     pub fn receive_on(&mut self, end: u32, into: &mut [u8], handles: &mut Vec<SimHandle>) -> Result<usize> {
         let peer_open = self.sockets.ends[self.sockets.ends[end as usize].peer as usize].open;

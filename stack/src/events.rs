@@ -91,6 +91,10 @@ kinds! {
     MessageDone = 21, "message-done", ["request", "refused", ""];
     /// The front-end was told that the configuration space has changed.
     ConfigChangeTold = 22, "config-change-told", ["", "", ""];
+    /// The front-end was told, by a message, that a ring has something given back.
+    CallTold = 23, "call-told", ["", "", ""];
+    /// The front-end was told, by a message, that a ring is of no use.
+    ErrorTold = 24, "error-told", ["", "", ""];
     /// The lock of a file was had, which fences off a dead life's I/O.
     FileFenced = 32, "file-fenced", ["", "waited-ns", ""];
     /// The state directory was read.

@@ -329,6 +329,8 @@ points! {
             RefusedHandle = "refused-handle";
             /// A message is refused: a log without the protocol feature for it.
             RefusedLog = "refused-log";
+            /// A message is refused: in-band notifications without what they need, or a kick where they are not agreed upon.
+            RefusedInBand = "refused-in-band";
             /// A message is refused: outside of the configuration space, or not writable.
             RefusedConfig = "refused-config";
         }
@@ -391,6 +393,8 @@ points! {
         "vhost", "vhost_user/backend_channel.rs" {
             /// The back-end's channel is gone; changes are not told any more.
             BackendChannelGone = "backend-channel-gone";
+            /// What was not answered on a channel that broke or was replaced is to be told again.
+            BackendToldAgain = "backend-told-again";
         }
         "vhost", "vhost_user/controller.rs" {
             /// The host has no handle left for a connection, which waits.
@@ -479,6 +483,10 @@ points! {
             MessageRefused = "message-refused": MessageDone, When::Counted;
             /// The front-end was told that the configuration space has changed.
             ConfigChangeTold = "config-change-told": ConfigChangeTold, When::Any;
+            /// A ring's driver is called by a message.
+            CallTold = "call-told": CallTold, When::Any;
+            /// The front-end is told of a broken ring by a message.
+            ErrorTold = "error-told": ErrorTold, When::Any;
             /// A fence was waited for.
             FileFenceWaited = "file-fence-waited": FileFenced, When::Counted;
             /// A changed state was made durable.

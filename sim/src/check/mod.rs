@@ -83,13 +83,16 @@ pub struct DeviceCheckers {
     dirty_log: dirty_log::DirtyLog,
     /// Whether regions of memory are unplugged in this run.
     unplug: bool,
+    /// Whether queues may be told by messages in this run.
+    in_band: bool,
 }
 
 impl DeviceCheckers {
     /// Checkers of a device of `sectors` sectors of zeroes. `power_loss`: whether the power may be lost in this run;
-    /// `unplug`: whether memory is unplugged in it; `bound_ns`: how long a request may take once the world has healed.
+    /// `unplug`: whether memory is unplugged in it; `in_band`: whether queues are told by messages; `bound_ns`: how long a
+    /// request may take once the world has healed.
     #[must_use]
-    pub fn new(sectors: u64, power_loss: bool, unplug: bool, bound_ns: u64) -> Self {
+    pub fn new(sectors: u64, power_loss: bool, unplug: bool, in_band: bool, bound_ns: u64) -> Self {
         Self {
             once: exactly_once::ExactlyOnce::default(),
             virtqueue: virtqueue::Virtqueue::default(),
@@ -102,6 +105,7 @@ impl DeviceCheckers {
             session: session::Session::default(),
             dirty_log: dirty_log::DirtyLog::default(),
             unplug,
+            in_band,
         }
     }
 
@@ -161,6 +165,10 @@ impl DeviceCheckers {
         // Judged by `buffers`, and counted by itself: a removal at rest proves little.
         if self.unplug {
             *checks.entry("removal under I/O").or_default() += self.buffers.removals();
+        }
+        // Judged by `session`, and by the requests that would not end without them.
+        if self.in_band {
+            *checks.entry("calls by message").or_default() += self.session.calls();
         }
     }
 }

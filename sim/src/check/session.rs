@@ -5,12 +5,13 @@
 
 use super::Verdict;
 use super::observation::Observation;
-use crate::vmm::message::{self, request};
+use crate::vmm::message::{self, backend_request, request};
 
 /// The checker.
 #[derive(Debug, Default)]
 pub struct Session {
     evaluations: u64,
+    calls: u64,
 }
 
 impl Session {
@@ -52,6 +53,7 @@ impl Session {
             }
             Observation::BackendMessage { request, good } => {
                 self.evaluations += 1;
+                self.calls += u64::from(request == backend_request::VRING_CALL);
                 if good { Ok(()) } else { Err(format!("a malformed message {request} on the channel back")) }
             }
             Observation::RingStopped { queue, base, drained, pausing } => {
@@ -80,6 +82,11 @@ impl Session {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Messages by which the target told of a ring.
+    pub(super) fn calls(&self) -> u64 {
+        self.calls
     }
 
     /// Answers and messages judged.

@@ -359,7 +359,7 @@ pub(super) fn run(seed: u64, plant: Plant) -> (Option<Violation>, u64, DeviceChe
     device.allow(REQUESTS);
     device.running = true;
     let mut judge = Judge {
-        checkers: DeviceCheckers::new(SECTORS, true, false, 1_000_000),
+        checkers: DeviceCheckers::new(SECTORS, true, false, false, 1_000_000),
         now: Instant(0),
         violation: None,
     };

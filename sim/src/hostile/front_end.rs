@@ -8,7 +8,7 @@ use super::region::{self, AVAILABLE, RING_LEN, SIZE, USED};
 use crate::faults::FaultKind;
 use crate::rng::Rng;
 use crate::unix::SimHandle;
-use crate::vmm::message::{self, Bytes, HEADER_BYTES, feature, request};
+use crate::vmm::message::{self, Bytes, HEADER_BYTES, feature, protocol, request};
 use crate::world::{self, Model, Step};
 use runtime::{ErrorKind, Instant};
 use std::cell::Cell;
@@ -16,6 +16,8 @@ use std::rc::Rc;
 
 /// Longest wait before the next connection, and between messages.
 const PAUSE_NS_MAX: u64 = 60_000;
+/// Kicks by messages in one go at most.
+const KICKS_MAX: u64 = 200;
 /// Messages of a connection at most.
 const MESSAGES_MAX: u64 = 30;
 /// How long an answer is waited for. Short: most malformed messages have none.
@@ -33,7 +35,7 @@ const STREAM: u64 = 81_000;
 
 /// What a good front-end says until its rings run: a connection begins with a part of it, so that what is malformed
 /// later meets every state.
-const GREETING: [u32; 17] = [
+const GREETING: [u32; 18] = [
     request::SET_PROTOCOL_FEATURES,
     request::GET_QUEUE_NUM,
     request::SET_BACKEND_REQ_FD,
@@ -47,6 +49,7 @@ const GREETING: [u32; 17] = [
     request::SET_VRING_BASE,
     request::SET_VRING_ADDR,
     request::SET_VRING_KICK,
+    request::VRING_KICK,
     request::SET_VRING_ENABLE,
     request::SET_STATUS,
     request::GET_CONFIG,
@@ -172,6 +175,8 @@ pub struct HostileFrontEnd {
     /// It was silent once, which is enough.
     was_silent: bool,
     received: u64,
+    /// In-band notifications are agreed upon, if it says so.
+    in_band: bool,
     /// Its rings may be packed.
     packed: bool,
     /// Memory that it passes, with rings of zeroes or of garbage.
@@ -202,6 +207,7 @@ impl HostileFrontEnd {
             backend: None,
             was_silent: false,
             received: 0,
+            in_band: false,
             packed,
             memory,
             garbage,
@@ -232,6 +238,7 @@ impl HostileFrontEnd {
         (self.end, self.received) = (Some(end), 0);
         self.careful = self.rng.chance(1, 2);
         (self.queue, self.regions, self.backend) = (self.rng.below(3), 0, None);
+        self.in_band = self.rng.chance(1, 2);
         let greeting = self.rng.below(GREETING.len() as u64 + 1) as usize;
         self.greeting = 0..if self.careful { GREETING.len() } else { greeting };
         self.send(&Bytes::new(request::GET_FEATURES, 0).0, Vec::new());
@@ -294,7 +301,15 @@ impl HostileFrontEnd {
             None if self.rng.chance(1, 2) => TALK[self.rng.below(TALK.len() as u64) as usize],
             None => GREETING[self.rng.below(GREETING.len() as u64) as usize],
         };
+        let request = match request {
+            // It would end the connection, mostly.
+            request::VRING_KICK if !self.in_band && self.rng.chance(7, 8) => request::SET_VRING_KICK,
+            request => request,
+        };
         let (mut bytes, mut handles) = self.good(request);
+        if request == request::VRING_KICK && self.rng.chance(1, 8) {
+            bytes = bytes.repeat(1 + self.rng.below(KICKS_MAX) as usize);
+        }
         if let Some(seed) = wrong {
             let rng = &mut Rng::new(seed, 0);
             self.spoil(&mut bytes, &mut handles, rng);
@@ -336,7 +351,12 @@ impl HostileFrontEnd {
                 let packed = if self.packed && self.rng.chance(3, 4) { feature::RING_PACKED } else { 0 };
                 (plain.u64(0x1_5000_0000 | event_idx | packed), Vec::new())
             }
-            request::SET_PROTOCOL_FEATURES => (plain.u64(0x1_962b), Vec::new()),
+            request::SET_PROTOCOL_FEATURES => {
+                let in_band = if self.in_band { protocol::INBAND_NOTIFICATIONS } else { 0 };
+                // Without what it needs, the connection ends.
+                let without = if self.rng.chance(1, 16) { protocol::BACKEND_REQ } else { 0 };
+                (plain.u64((0x1_962b | in_band) & !without), Vec::new())
+            }
             request::SET_MEM_TABLE => (region(plain.u32(1).u32(0)), memory()),
             request::ADD_MEM_REG => {
                 let at = INTERESTING[self.rng.below(16) as usize];
@@ -352,6 +372,7 @@ impl HostileFrontEnd {
             }
             request::SET_VRING_BASE => (state(self.rng.below(4)), Vec::new()),
             request::SET_VRING_ENABLE => (state(1), Vec::new()),
+            request::VRING_KICK => (state(0), Vec::new()),
             request::GET_VRING_BASE => (state(0), Vec::new()),
             request::SET_VRING_ADDR => {
                 let ring = user + queue * RING_LEN + u64::from(odd);
@@ -375,6 +396,10 @@ impl HostileFrontEnd {
             request::SET_BACKEND_REQ_FD => {
                 let (near, far) = world::with(world::World::socket_pair);
                 self.backend = Some(near);
+                // Never read, and full from the start or soon.
+                if self.rng.chance(1, 4) {
+                    world::with(|world| world.fill_end(far));
+                }
                 (plain, vec![SimHandle::end(far)])
             }
             request::SET_STATUS => (plain.u64(15), Vec::new()),

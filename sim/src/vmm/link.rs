@@ -6,7 +6,8 @@
 use super::message::{self, Bytes, Header};
 use crate::unix::SimHandle;
 use crate::world;
-use runtime::ErrorKind;
+use runtime::{ErrorKind, Instant};
+use std::collections::VecDeque;
 
 /// The connection is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +60,47 @@ impl Incoming {
     }
 }
 
+/// The end of the channel back that the front-end keeps.
+struct BackendChannel {
+    incoming: Incoming,
+    /// Acknowledgements that are still to be sent.
+    unsent: VecDeque<u8>,
+    /// It was full when the target was given it, of so many bytes, and is left unread until then.
+    filled: Option<(usize, Instant)>,
+}
+
+impl BackendChannel {
+    fn flush(&mut self) {
+        while !self.unsent.is_empty() {
+            let end = self.incoming.end;
+            match world::with(|world| world.send_on(end, self.unsent.make_contiguous(), Vec::new())) {
+                Ok(sent) => drop(self.unsent.drain(..sent)),
+                // The target takes acknowledgements as long as it lives.
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn receive(&mut self, now: Instant) -> Result<Option<Vec<Message>>, Lost> {
+        self.flush();
+        match &mut self.filled {
+            Some((_, until)) if now < *until => Ok(None),
+            Some((filled, _)) => {
+                let mut bytes = vec![0; *filled];
+                let got = world::with(|world| {
+                    world.receive_on(self.incoming.end, &mut bytes, &mut self.incoming.handles)
+                });
+                *filled -= got.unwrap_or(0);
+                if *filled == 0 {
+                    self.filled = None;
+                }
+                Ok(Some(Vec::new()))
+            }
+            None => self.incoming.receive::<256>(),
+        }
+    }
+}
+
 /// A connection.
 pub(super) struct Link {
     end: u32,
@@ -67,8 +109,7 @@ pub(super) struct Link {
     incoming: Incoming,
     unsent: Vec<u8>,
     unsent_handles: Vec<SimHandle>,
-    /// The end of the channel back that the front-end keeps.
-    backend: Option<Incoming>,
+    backend: Option<BackendChannel>,
     /// Regions that were added over it: QEMU adds each once, whatever drivers come and go.
     pub(super) added: Vec<usize>,
 }
@@ -91,7 +132,7 @@ impl Link {
     pub(super) fn close(self) -> u32 {
         world::with(|world| {
             world.close_end(self.end);
-            self.backend.into_iter().for_each(|backend| world.close_end(backend.end));
+            self.backend.into_iter().for_each(|backend| world.close_end(backend.incoming.end));
         });
         self.life
     }
@@ -128,16 +169,30 @@ impl Link {
         self.incoming.receive::<512>()
     }
 
-    /// Makes the channel back: the end that the target is given.
-    pub(super) fn open_backend(&mut self, model: Option<u32>) -> SimHandle {
+    /// Makes the channel back: the end that the target is given. With `full_until` nothing more goes into it, and it is not
+    /// read before then.
+    pub(super) fn open_backend(&mut self, model: Option<u32>, full_until: Option<Instant>) -> SimHandle {
         let (near, far) = world::with(world::World::socket_pair);
-        self.backend = Some(Incoming::on(near, model));
+        let incoming = Incoming::on(near, model);
+        let filled = full_until.map(|until| (world::with(|world| world.fill_end(far)), until));
+        self.backend = Some(BackendChannel { incoming, unsent: VecDeque::new(), filled });
         SimHandle::end(far)
     }
 
-    /// What the target has said by itself; `None`: nothing. Where it has closed the channel, the front-end goes on.
-    pub(super) fn receive_from_backend(&mut self) -> Option<Vec<Message>> {
-        let received = self.backend.as_mut()?.receive::<256>();
+    /// Until when the channel back is left unread, if it is.
+    pub(super) fn unread_until(&self, now: Instant) -> Option<Instant> {
+        let (_, until) = self.backend.as_ref()?.filled?;
+        Some(until).filter(|&until| now < until)
+    }
+
+    /// Whether no message of the target, and no part of one, is left in the channel back.
+    pub(super) fn is_backend_read(&self) -> bool {
+        self.backend.as_ref().is_none_or(|back| back.filled.is_none() && back.incoming.bytes.is_empty())
+    }
+
+    /// What the target has said by itself; `None`: nothing came. Where it has closed the channel, the front-end goes on.
+    pub(super) fn receive_from_backend(&mut self, now: Instant) -> Option<Vec<Message>> {
+        let received = self.backend.as_mut()?.receive(now);
         if received.is_err() {
             self.backend = None;
         }
@@ -146,9 +201,8 @@ impl Link {
 
     /// Acknowledges what the target said by itself.
     pub(super) fn reply_to_backend(&mut self, request: u32, value: u64) {
-        let Some(backend) = &self.backend else { return };
-        let reply = Bytes::new(request, message::REPLY).u64(value);
-        // The channel is far larger than all acknowledgements that can be under way.
-        let _ = world::with(|world| world.send_on(backend.end, &reply.0, Vec::new()));
+        let Some(backend) = &mut self.backend else { return };
+        backend.unsent.extend(Bytes::new(request, message::REPLY).u64(value).0);
+        backend.flush();
     }
 }

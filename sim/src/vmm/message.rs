@@ -40,6 +40,7 @@ pub mod request {
     pub const GET_INFLIGHT_FD: u32 = 31;
     pub const SET_INFLIGHT_FD: u32 = 32;
     pub const RESET_DEVICE: u32 = 34;
+    pub const VRING_KICK: u32 = 35;
     pub const GET_MAX_MEM_SLOTS: u32 = 36;
     pub const ADD_MEM_REG: u32 = 37;
     pub const REM_MEM_REG: u32 = 38;
@@ -51,6 +52,8 @@ pub mod request {
 pub mod backend_request {
     /// The configuration space has changed.
     pub const CONFIG_CHANGE: u32 = 2;
+    /// A ring has something given back.
+    pub const VRING_CALL: u32 = 4;
 }
 
 /// Protocol features by bit.
@@ -64,6 +67,7 @@ pub mod protocol {
     pub const BACKEND_SEND_FD: u64 = 1 << 10;
     pub const INFLIGHT_SHMFD: u64 = 1 << 12;
     pub const RESET_DEVICE: u64 = 1 << 13;
+    pub const INBAND_NOTIFICATIONS: u64 = 1 << 14;
     pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
     pub const STATUS: u64 = 1 << 16;
 }

@@ -5,6 +5,7 @@
 //! is in `hostile`. What it promises its guest is what QEMU promises: rings, memory and what was in flight outlive the
 //! back-end, and the inflight region is passed to the next one unseen.
 
+mod in_band;
 mod inflight;
 mod link;
 mod log;
@@ -15,6 +16,7 @@ mod tasks;
 
 pub use self::tasks::Task;
 
+use self::in_band::InBand;
 use self::inflight::Inflight;
 use self::link::{Link, Lost, Message};
 use self::log::Log;
@@ -29,7 +31,7 @@ use crate::rng::Rng;
 use crate::supervisor::CurrentLife;
 use crate::unix::SimHandle;
 use crate::world::{self, Model, Step};
-use runtime::Instant;
+use runtime::{Instant, Notifier};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -55,6 +57,8 @@ pub struct VmmOptions {
     pub protocol_features: u64,
     /// Virtio features that its guest knows.
     pub features: u64,
+    /// Of 256 kicks and calls of queues, how many go by messages, where that is negotiated.
+    pub in_band: u32,
     /// Entries of each queue's ring.
     pub ring_sizes: Vec<u16>,
     /// The life of the target that there is: who closed a connection.
@@ -92,6 +96,9 @@ pub struct Vmm<W> {
     rng: Rng,
     model: Option<u32>,
     link: Option<Link>,
+    in_band: InBand,
+    /// All rings are stopped, and everything is read that the target said before: it says nothing now.
+    suspended: bool,
     retry_at: Instant,
     script: Script,
     /// The task that the script carries out.
@@ -146,6 +153,8 @@ impl<W: Witness + 'static> Vmm<W> {
             witness,
             model: None,
             link: None,
+            in_band: InBand::default(),
+            suspended: false,
             retry_at: Instant(0),
             script: Script::default(),
             task: None,
@@ -294,6 +303,8 @@ impl<W: Witness> Vmm<W> {
         };
         self.link = Some(Link::new(end, self.options.life.get(), self.model));
         let queues = self.vm.borrow().queues.len() as u16;
+        self.in_band = InBand::draw(queues.into(), self.options.in_band, &mut self.rng);
+        self.suspended = false;
         self.script = Script { ops: order::greeting(queues, !self.greeted_once).into(), awaited: None };
         Step::Worked
     }
@@ -343,11 +354,12 @@ impl<W: Witness> Vmm<W> {
     fn talk(&mut self, now: Instant) -> Result<Step, Lost> {
         let mut worked = self.link().flush()?;
         worked |= self.receive()?;
-        worked |= self.receive_from_backend();
+        worked |= self.receive_from_backend(now);
+        let mut until = self.link().unread_until(now);
         if self.script.is_over() {
             match self.next_task(now) {
                 Next::Began => worked = true,
-                Next::Wait(until) => return Ok(Step::Idle { until: Some(until) }),
+                Next::Wait(at) => (worked, until) = (false, Some(until.map_or(at, |until| until.min(at)))),
                 Next::Nothing => {}
             }
         }
@@ -355,12 +367,21 @@ impl<W: Witness> Vmm<W> {
             if self.script.awaited.is_some() || !self.link().is_flushed() {
                 break;
             }
-            let Some(op) = self.script.ops.pop_front() else { break };
+            let Some(op) = self.next_op() else { break };
             self.perform(op);
             self.link().flush()?;
             worked = true;
         }
-        Ok(if worked { Step::Worked } else { Step::Idle { until: None } })
+        Ok(if worked { Step::Worked } else { Step::Idle { until } })
+    }
+
+    /// What is to be said next: of the script, or that the guest kicked a ring.
+    fn next_op(&mut self) -> Option<Op> {
+        if !self.script.ops.is_empty() && (self.in_band.started().is_empty() || self.rng.chance(1, 2)) {
+            return self.script.ops.pop_front();
+        }
+        let kick = self.take_kick().map(Op::Kick);
+        kick.or_else(|| self.script.ops.pop_front())
     }
 
     fn link(&mut self) -> &mut Link {
@@ -377,21 +398,38 @@ impl<W: Witness> Vmm<W> {
     }
 
     /// Acts on what the target says by itself.
-    fn receive_from_backend(&mut self) -> bool {
-        let Some(received) = self.link().receive_from_backend() else { return false };
-        for Message { header, handles, .. } in received {
-            let known = header.request == message::backend_request::CONFIG_CHANGE;
-            let good =
-                known && header.flags & message::VERSION_MASK == message::VERSION && handles.is_empty();
+    fn receive_from_backend(&mut self, now: Instant) -> bool {
+        let Some(received) = self.link().receive_from_backend(now) else { return false };
+        for Message { header, payload, handles } in received {
+            let asks = header.flags & message::NEED_REPLY != 0;
+            let understood = match header.request {
+                message::backend_request::CONFIG_CHANGE => payload.is_empty(),
+                message::backend_request::VRING_CALL => asks && self.called(&payload),
+                _ => false,
+            };
+            let may = understood && !self.suspended;
+            let good = may && header.flags & message::VERSION_MASK == message::VERSION && handles.is_empty();
             self.witness.saw(&Observation::BackendMessage { request: header.request, good });
-            if header.flags & message::NEED_REPLY != 0 {
-                self.link().reply_to_backend(header.request, u64::from(!known));
+            if asks {
+                self.link().reply_to_backend(header.request, u64::from(!understood));
             }
-            if known && !self.tasks.contains(&Task::ReadConfig) {
+            if header.request == message::backend_request::CONFIG_CHANGE
+                && !self.tasks.contains(&Task::ReadConfig)
+            {
                 self.tasks.push_back(Task::ReadConfig);
             }
         }
         true
+    }
+
+    /// A ring has something given back, the target says; whether it may say so.
+    fn called(&mut self, payload: &[u8]) -> bool {
+        let (queue, reserved) = (message::u32_at(payload, 0) as u16, message::u32_at(payload, 4));
+        let may = payload.len() == 8 && reserved == 0 && self.in_band.calls(queue);
+        if may {
+            self.vm.borrow().queues[usize::from(queue)].bells().1.ring();
+        }
+        may
     }
 
     fn has(&self, protocol: u64) -> bool {
@@ -431,26 +469,7 @@ impl<W: Witness> Vmm<W> {
                 }
                 vm.run(true);
             }
-            Op::Stopped => match self.task {
-                Some(Task::Pause) => {
-                    self.running = false;
-                    self.paused = true;
-                    if let Some(mut log) = self.log.take().filter(|_| std::mem::take(&mut self.logging)) {
-                        log.read(&self.vm, &mut self.witness);
-                        self.witness.saw(&Observation::LogRead);
-                    }
-                    // The region served its rings' life; the next start asks for a new one.
-                    self.inflight = None;
-                }
-                _ => {
-                    // The target was there to end the tracking of every split ring, so the next driver may be given the
-                    // region of this one. That of a packed ring goes on knowing where it was.
-                    let inflight = self.inflight.filter(|inflight| !inflight.packed && self.rng.chance(1, 2));
-                    self.driver_gone();
-                    self.inflight = inflight;
-                    self.witness.saw(&Observation::DeviceReset);
-                }
-            },
+            Op::Stopped => self.stopped(),
             Op::Unplugged(region) => self.unplugged(region),
             Op::Plugged(region) => self.vm.borrow_mut().use_region(region, true),
             Op::CacheSet(writeback) => {
@@ -459,6 +478,33 @@ impl<W: Witness> Vmm<W> {
             }
             // Nothing was negotiated that these could say.
             _ => {}
+        }
+    }
+
+    /// The target has given all rings back.
+    fn stopped(&mut self) {
+        let now = world::with(|world| world.now());
+        while self.receive_from_backend(now) {}
+        self.suspended = self.link().is_backend_read();
+        match self.task {
+            Some(Task::Pause) => {
+                self.running = false;
+                self.paused = true;
+                if let Some(mut log) = self.log.take().filter(|_| std::mem::take(&mut self.logging)) {
+                    log.read(&self.vm, &mut self.witness);
+                    self.witness.saw(&Observation::LogRead);
+                }
+                // The region served its rings' life; the next start asks for a new one.
+                self.inflight = None;
+            }
+            _ => {
+                // The target was there to end the tracking of every split ring, so the next driver may be given the
+                // region of this one. That of a packed ring goes on knowing where it was.
+                let inflight = self.inflight.filter(|inflight| !inflight.packed && self.rng.chance(1, 2));
+                self.driver_gone();
+                self.inflight = inflight;
+                self.witness.saw(&Observation::DeviceReset);
+            }
         }
     }
 

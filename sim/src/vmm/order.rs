@@ -55,11 +55,11 @@ pub enum Op {
     Base(u16),
     /// SET_VRING_ADDR of a queue.
     Address(u16),
-    /// SET_VRING_KICK of a queue.
+    /// SET_VRING_KICK of a queue, or VRING_KICK where it is kicked by messages.
     Kick(u16),
-    /// SET_VRING_CALL of a queue.
+    /// SET_VRING_CALL of a queue, unless it is told by messages.
     Call(u16),
-    /// SET_VRING_ERR of a queue.
+    /// SET_VRING_ERR of a queue, unless it is told by messages.
     Error(u16),
     /// SET_VRING_ENABLE of a queue.
     Enable(u16, bool),

@@ -7,12 +7,17 @@ use crate::check::Observation;
 use crate::guest::Witness;
 use crate::unix::SimHandle;
 use crate::world;
+use runtime::{Instant, Notifier};
 
 impl<W: Witness> Vmm<W> {
     /// Whether an acknowledgement is asked for.
     fn wants_reply(&mut self, op: Op) -> bool {
         if !self.has(protocol::REPLY_ACK) {
             return false;
+        }
+        if matches!(op, Op::Kick(queue) if self.in_band.kicks(queue)) {
+            // As the specification asks for.
+            return self.options.manners != Manners::Any || self.rng.chance(3, 4);
         }
         let about_memory = matches!(
             op,
@@ -45,9 +50,37 @@ impl<W: Witness> Vmm<W> {
             });
             self.script.awaited = (always || need).then_some((op, asked));
             self.link().put(bytes, handles);
+            match op {
+                Op::Kick(queue) => self.kicked(queue),
+                Op::Stop(queue) => self.in_band.stop(queue),
+                Op::ResetDevice => self.in_band.stop_all(),
+                _ => {}
+            }
         } else {
             self.effect(op);
         }
+    }
+
+    /// A ring is given its kick. Where that was a message, the target does not hear the doorbell: the front-end does, and
+    /// says so.
+    fn kicked(&mut self, queue: u16) {
+        self.suspended = false;
+        if self.in_band.kicks(queue)
+            && self.in_band.start(queue)
+            && let Some(model) = self.model
+        {
+            let doorbell = self.vm.borrow().queues[usize::from(queue)].bells().0.0;
+            world::with(|world| world.wait_for_eventfd(doorbell, model));
+        }
+    }
+
+    /// A queue whose doorbell was rung, which the front-end has to say.
+    pub(super) fn take_kick(&mut self) -> Option<u16> {
+        let started = self.in_band.started();
+        let first = if started.is_empty() { return None } else { self.rng.below(started.len() as u64) };
+        let (before, after) = started.split_at(first as usize);
+        let vm = self.vm.borrow();
+        after.iter().chain(before).copied().find(|&queue| vm.queues[usize::from(queue)].bells().0.take())
     }
 
     /// The message of an op, the handles with it, and whether it is answered in any case.
@@ -71,7 +104,8 @@ impl<W: Witness> Vmm<W> {
             }
             Op::SetBackendReqFd if self.protocol & protocol::BACKEND_REQ != 0 => {
                 let link = self.link.as_mut().expect("connected");
-                let far = link.open_backend(self.model);
+                let full_until = self.in_band.unread_ns().map(|ns| world::with(|world| world.now().0 + ns));
+                let far = link.open_backend(self.model, full_until.map(Instant));
                 Some((plain(request::SET_BACKEND_REQ_FD), vec![far], false))
             }
             Op::SetOwner => said(plain(request::SET_OWNER)),
@@ -175,6 +209,8 @@ impl<W: Witness> Vmm<W> {
                         .u64(addresses.used),
                 )
             }
+            Op::Kick(queue) if self.in_band.kicks(queue) => said(state(request::VRING_KICK, queue, 0)),
+            Op::Call(queue) | Op::Error(queue) if self.in_band.calls(queue) => None,
             Op::Kick(queue) => {
                 eventfd(request::SET_VRING_KICK, queue, vm.queues[usize::from(queue)].bells().0.0)
             }

@@ -109,13 +109,14 @@ pub(super) struct Controllers<P: Platform> {
     reports: P::Receiver<Report>,
     /// Cloned into every controller.
     report_to: P::Sender<Report>,
+    in_band_notifications: bool,
     next_number: u32,
 }
 
 impl<P: Platform> Controllers<P> {
-    pub(super) fn new(platform: &P) -> Self {
+    pub(super) fn new(platform: &P, in_band_notifications: bool) -> Self {
         let (report_to, reports) = platform.mailbox(REPORTS_MAX);
-        Self { entries: Vec::new(), reports, report_to, next_number: 0 }
+        Self { entries: Vec::new(), reports, report_to, in_band_notifications, next_number: 0 }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry<P>> + '_ {
@@ -176,6 +177,7 @@ impl<P: Platform> Controllers<P> {
             bdev,
             read_only: entry.config.read_only,
             packed_ring: entry.config.packed_ring,
+            in_band_notifications: self.in_band_notifications,
             // The recorder's field is narrow; two of 65536 controllers made one after the other share a number.
             device: number as u16,
         };

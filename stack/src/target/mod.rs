@@ -57,6 +57,8 @@ pub struct Options {
     pub vhost_dir: String,
     /// Who may connect to the controllers.
     pub vhost_socket: SocketOptions,
+    /// Offer front-ends in-band notifications, which are made for simulations.
+    pub in_band_notifications: bool,
     /// The state directory, an absolute path.
     pub state_dir: String,
     /// The release, such as `0.1.0`.
@@ -173,7 +175,7 @@ impl<P: Platform> Running<P> {
     fn new(platform: P, options: Options, state: PlatformState<P>, config: Config) -> Self {
         let mut inventory = Inventory {
             pending: Pending::new(&config.bdevs),
-            controllers: Controllers::new(&platform),
+            controllers: Controllers::new(&platform, options.in_band_notifications),
             registry: Registry::default(),
             state: Some(state),
             platform,

@@ -38,6 +38,8 @@ pub struct ControllerConfig<P: Platform> {
     pub read_only: bool,
     /// Packed rings are offered to drivers.
     pub packed_ring: bool,
+    /// In-band notifications are offered to front-ends: in a simulation.
+    pub in_band_notifications: bool,
     /// Its number in the flight recorder.
     pub device: u16,
 }
@@ -47,6 +49,7 @@ pub struct Controller<P: Platform> {
     platform: P,
     name: Rc<str>,
     device_number: u16,
+    in_band_notifications: bool,
     /// `None` once it stops.
     listener: Option<P::Listener>,
     device: BlkDevice<P>,
@@ -72,6 +75,7 @@ impl<P: Platform> Controller<P> {
             bdev,
             read_only,
             packed_ring,
+            in_band_notifications,
             device,
         } = config;
         let channel = bdev.channel(&platform).inspect_err(|error| {
@@ -90,6 +94,7 @@ impl<P: Platform> Controller<P> {
             platform,
             name: name.into(),
             device_number: device,
+            in_band_notifications,
             listener: Some(listener),
             device: blk,
             session: None,
@@ -131,6 +136,7 @@ impl<P: Platform> Controller<P> {
                 let config = SessionConfig {
                     controller: self.name.clone(),
                     device: self.device_number,
+                    in_band_notifications: self.in_band_notifications,
                     write_cache_known: self.write_cache_known,
                 };
                 self.session = Some(Session::new(self.platform.clone(), config, stream, now));

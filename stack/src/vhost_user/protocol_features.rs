@@ -16,12 +16,14 @@ pub const BACKEND_SEND_FD: u64 = 1 << 10;
 pub const INFLIGHT_SHMFD: u64 = 1 << 12;
 /// `RESET_DEVICE`.
 pub const RESET_DEVICE: u64 = 1 << 13;
+/// Kicks, calls and errors as messages; needs [`BACKEND_REQ`] and [`REPLY_ACK`] ("In-band notifications").
+pub const INBAND_NOTIFICATIONS: u64 = 1 << 14;
 /// `GET_MAX_MEM_SLOTS`, `ADD_MEM_REG`, `REM_MEM_REG`.
 pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
 /// `SET_STATUS`, `GET_STATUS`.
 pub const STATUS: u64 = 1 << 16;
 
-/// The protocol features that are offered: those that are implemented, and no other.
+/// The protocol features that are always offered. [`INBAND_NOTIFICATIONS`] is made for simulations, and offered in one.
 pub const OFFERED: u64 = MQ
     | LOG_SHMFD
     | REPLY_ACK

@@ -26,6 +26,10 @@ pub(super) enum Refusal {
     Handle(runtime::Error),
     /// The log came without the feature that says how.
     LogFeature,
+    /// In-band notifications without what they need.
+    InBandAlone,
+    /// An in-band kick, where that was not agreed upon.
+    InBandKick,
     /// Outside of the configuration space, or not writable.
     Config(ConfigHeader),
 }
@@ -43,6 +47,7 @@ impl Refusal {
             Self::NoSuchRegion => Reached::RefusedNoRegion,
             Self::Handle(_) => Reached::RefusedHandle,
             Self::LogFeature => Reached::RefusedLog,
+            Self::InBandAlone | Self::InBandKick => Reached::RefusedInBand,
             Self::Config(_) => Reached::RefusedConfig,
         }
     }
@@ -66,6 +71,12 @@ impl fmt::Display for Refusal {
             Self::Handle(error) => write!(f, "the handle that came with it cannot be used: {error}"),
             Self::LogFeature => {
                 f.write_str("the log cannot be shared without the protocol feature LOG_SHMFD")
+            }
+            Self::InBandAlone => f.write_str(
+                "the protocol feature INBAND_NOTIFICATIONS needs BACKEND_REQ and REPLY_ACK beside it",
+            ),
+            Self::InBandKick => {
+                f.write_str("a ring is kicked by message only with the protocol feature INBAND_NOTIFICATIONS")
             }
             Self::Config(ConfigHeader { offset, size, .. }) => {
                 write!(f, "{size} bytes at {offset} of the configuration space are not there or not writable")

@@ -158,8 +158,8 @@ requests! {
     GpuSetSocket = 33, "GPU_SET_SOCKET", Payload::Any, Handles::Any, IfAsked;
     /// Stops everything and goes back to the start.
     ResetDevice = 34, "RESET_DEVICE", Payload::Exactly(0), Handles::Exactly(0), IfAsked;
-    /// Of in-band notifications; not offered.
-    VringKick = 35, "VRING_KICK", Payload::Any, Handles::Any, IfAsked;
+    /// There is something new in a ring (in-band notifications).
+    VringKick = 35, "VRING_KICK", Payload::Exactly(VringState::LEN), Handles::Exactly(0), IfAsked;
     /// How many memory regions there may be.
     GetMaxMemSlots = 36, "GET_MAX_MEM_SLOTS", Payload::Exactly(0), Handles::Exactly(0), AlwaysOrClose;
     /// One more memory region.

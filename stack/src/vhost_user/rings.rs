@@ -180,6 +180,12 @@ impl<P: Platform> Rings<P> {
         (ring.kicked, ring.failed) = (true, false);
     }
 
+    /// `VRING_KICK`: starts the ring if nothing has yet; of a running one there is nothing to note, since its device is
+    /// polled after every message. It does not make a ring that has failed another one.
+    pub(super) fn kick(&mut self, index: u16) {
+        self.ring(index).kicked = true;
+    }
+
     /// `SET_VRING_ENABLE`
     pub(super) fn set_enabled(&mut self, index: u16, enabled: bool, device: &mut BlkDevice<P>) {
         self.ring(index).enabled = enabled;
@@ -310,7 +316,7 @@ impl<P: Platform> Rings<P> {
         let started = device.is_started(index);
         let ring = self.ring(index);
         ring.kicked = false;
-        device.set_kick(index, None);
+        device.forget_kick(index);
         if started {
             ring.base = Some(device.finish_stop(index));
         }
@@ -385,11 +391,9 @@ impl<P: Platform> Rings<P> {
             if device.is_started(index) {
                 device.finish_stop(index);
             }
-            device.set_enabled(index, false);
-            device.set_kick(index, None);
-            device.set_call(index, None);
-            device.set_error(index, None);
+            device.forget_port(index);
         }
+        device.set_messages(false);
         self.inflight = None;
     }
 

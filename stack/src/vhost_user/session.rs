@@ -9,7 +9,7 @@
 //! Closing, for whatever reason, drains first: requests complete into the rings of a guest that may live on. Those that
 //! were never taken, or that a death interrupts, are in the ring and in the inflight region for the next session.
 
-use super::backend_channel::BackendChannel;
+use super::backend_channel::{BackendChannel, Word};
 use super::connection::{Connection, ConnectionError, Incoming};
 use super::inflight_region::{self, InflightRegion};
 use super::message::{Message, MessageError};
@@ -23,7 +23,7 @@ use super::wire::{
 };
 use crate::events;
 use crate::reached::Reached;
-use crate::virtio::blk::{BlkDevice, MAX_QUEUES};
+use crate::virtio::blk::{BlkDevice, Due, MAX_QUEUES};
 use crate::virtio::features;
 use crate::virtio::log::DirtyLog;
 use crate::virtio::memory::{GuestMemory, MAX_REGIONS, MemoryError, Region};
@@ -110,6 +110,8 @@ pub(super) struct SessionConfig {
     /// Whether the write cache's mode is the one that the front-end's driver goes by: a ring ran with it in this process,
     /// or the front-end said it.
     pub(super) write_cache_known: bool,
+    /// In-band notifications are offered.
+    pub(super) in_band_notifications: bool,
 }
 
 /// One connection of a front-end.
@@ -187,7 +189,16 @@ impl<P: Platform> Session<P> {
 
     /// The device's configuration space has changed.
     pub(super) fn config_changed(&mut self) {
-        self.backend.config_changed();
+        self.backend.owe(Word::ConfigChange);
+    }
+
+    fn has(&self, protocol_features: u64) -> bool {
+        self.protocol_features & protocol_features == protocol_features
+    }
+
+    fn offered(&self) -> u64 {
+        let in_band = self.config.in_band_notifications;
+        protocol_features::OFFERED | if in_band { protocol_features::INBAND_NOTIFICATIONS } else { 0 }
     }
 
     /// Runs the device, carries out messages (with `look`: looks whether some came), and ends what waited. Whether
@@ -215,7 +226,7 @@ impl<P: Platform> Session<P> {
             self.release_hold(device);
             any = true;
         }
-        any | self.tell_change(device)
+        any | self.tell(device)
     }
 
     /// What the device's work asks of the session: rings that stopped themselves, and the log's reader.
@@ -233,23 +244,26 @@ impl<P: Platform> Session<P> {
         }
     }
 
-    /// Sends `CONFIG_CHANGE`, if there is a change to tell and it may be told now.
-    fn tell_change(&mut self, device: &BlkDevice<P>) -> bool {
-        const NEEDED: u64 = protocol_features::BACKEND_REQ | protocol_features::CONFIG;
-        if !self.backend.has_work() {
-            return false;
+    /// Tells the front-end the next thing that there is to tell, if it may be told now. Whether something was.
+    fn tell(&mut self, device: &BlkDevice<P>) -> bool {
+        if self.has(protocol_features::INBAND_NOTIFICATIONS) {
+            device.take_due(|due| self.backend.owe(Word::Ring(due)));
         }
         // A device whose rings are all stopped is suspended, and says nothing ("Suspended device state").
-        let may_send = self.protocol_features & NEEDED == NEEDED
-            && device.running() > 0
+        if !self.backend.has_work() || !self.backend.poll(&self.config.controller) || device.running() == 0 {
+            return false;
+        }
+        let config_too = self.has(protocol_features::BACKEND_REQ | protocol_features::CONFIG)
             && self.pending.is_none()
             && self.now >= self.last_message.after(CONFIG_CHANGE_QUIET);
-        let wants_reply = self.protocol_features & protocol_features::REPLY_ACK != 0;
-        let told = self.backend.poll(&self.config.controller, may_send, wants_reply);
-        if told {
-            self.record(events::Kind::ConfigChangeTold, 0, 0, 0, 0);
+        let Some(word) = self.backend.next(config_too) else { return false };
+        self.backend.say(word, self.has(protocol_features::REPLY_ACK));
+        match word {
+            Word::ConfigChange => self.record(events::Kind::ConfigChangeTold, 0, 0, 0, 0),
+            Word::Ring(Due::Call(ring)) => self.record(events::Kind::CallTold, ring, 0, 0, 0),
+            Word::Ring(Due::Error(ring)) => self.record(events::Kind::ErrorTold, ring, 0, 0, 0),
         }
-        told
+        true
     }
 
     /// Receives and carries out messages, as long as none waits and replies go out.
@@ -295,8 +309,10 @@ impl<P: Platform> Session<P> {
     /// Decodes one message, carries it out, and answers unless it waits.
     fn carry_out(&mut self, incoming: Incoming<P::Handle>, device: &mut BlkDevice<P>) {
         let Incoming { header, payload, handles } = incoming;
-        self.last_message = self.now;
         let request = Request::from_number(header.request);
+        if request != Some(Request::VringKick) {
+            self.last_message = self.now;
+        }
         let decoded = match request {
             None => Err(MessageError::Unknown(header.request)),
             Some(request) => Message::decode(request, &payload, handles.len()),
@@ -351,7 +367,7 @@ impl<P: Platform> Session<P> {
                 return Ok(Outcome::Wait(Action::ReplaceMemory(memory)));
             }
             Message::SetLogBase(description) => {
-                if self.protocol_features & protocol_features::LOG_SHMFD == 0 {
+                if !self.has(protocol_features::LOG_SHMFD) {
                     return Err(Refusal::LogFeature);
                 }
                 let LogDescription { size, offset } = description;
@@ -376,14 +392,14 @@ impl<P: Platform> Session<P> {
             }
             Message::SetVringCall(index) => device.set_call(index, take_notifier(&mut handles)?),
             Message::SetVringErr(index) => device.set_error(index, take_notifier(&mut handles)?),
-            Message::GetProtocolFeatures => return Ok(Outcome::Value(protocol_features::OFFERED)),
-            Message::SetProtocolFeatures(bits) => {
-                let strange = bits & !protocol_features::OFFERED;
-                if strange != 0 {
-                    return Err(Refusal::Features(strange));
+            Message::VringKick(index) => {
+                if !self.has(protocol_features::INBAND_NOTIFICATIONS) {
+                    return Err(Refusal::InBandKick);
                 }
-                self.protocol_features = bits;
+                self.rings.kick(index);
             }
+            Message::GetProtocolFeatures => return Ok(Outcome::Value(self.offered())),
+            Message::SetProtocolFeatures(bits) => self.set_protocol_features(bits, device)?,
             Message::GetQueueNum => return Ok(Outcome::Value(MAX_QUEUES.into())),
             Message::SetVringEnable { index, enabled } => self.rings.set_enabled(index, enabled, device),
             Message::SetBackendReqFd => {
@@ -432,6 +448,21 @@ impl<P: Platform> Session<P> {
         Ok(Outcome::Done)
     }
 
+    fn set_protocol_features(&mut self, bits: u64, device: &mut BlkDevice<P>) -> Result<(), Refusal> {
+        use protocol_features::{BACKEND_REQ, INBAND_NOTIFICATIONS, REPLY_ACK};
+        let strange = bits & !self.offered();
+        if strange != 0 {
+            return Err(Refusal::Features(strange));
+        }
+        let in_band = bits & INBAND_NOTIFICATIONS != 0;
+        if in_band && bits & (BACKEND_REQ | REPLY_ACK) != BACKEND_REQ | REPLY_ACK {
+            return Err(Refusal::InBandAlone);
+        }
+        self.protocol_features = bits;
+        device.set_messages(in_band);
+        Ok(())
+    }
+
     /// Starts the rings that have everything since the last message.
     fn start_rings(&mut self, device: &mut BlkDevice<P>) -> Result<(), RingRefusal> {
         if !self.has_run && self.rings.is_any_ready(&self.memory, device) {
@@ -460,7 +491,7 @@ impl<P: Platform> Session<P> {
         }
         device.set_writeback(device.writeback() && (known || begins));
         if self.write_cache_shown != Some(device.writeback()) {
-            self.backend.config_changed();
+            self.config_changed();
         }
     }
 
@@ -553,15 +584,17 @@ impl<P: Platform> Session<P> {
         Ok(Outcome::Done)
     }
 
-    /// A message that does not go on with a change of memory tells that the change is over.
+    /// A message that does not go on with a change of memory tells that the change is over. A kick is the driver's.
     fn end_hold_unless_memory(&mut self, message: &Message, device: &mut BlkDevice<P>) {
         if self.held_until.is_none() {
             return;
         }
-        if matches!(message, Message::AddMemReg(_) | Message::RemMemReg(_)) {
-            self.held_until = Some(self.now.after(REMOVAL_HOLD));
-        } else {
-            self.release_hold(device);
+        match message {
+            Message::AddMemReg(_) | Message::RemMemReg(_) => {
+                self.held_until = Some(self.now.after(REMOVAL_HOLD));
+            }
+            Message::VringKick(_) => {}
+            _ => self.release_hold(device),
         }
     }
 
@@ -579,7 +612,7 @@ impl<P: Platform> Session<P> {
         device: &mut BlkDevice<P>,
     ) {
         let number = header.request;
-        let asked = header.needs_reply() && self.protocol_features & protocol_features::REPLY_ACK != 0;
+        let asked = header.needs_reply() && self.has(protocol_features::REPLY_ACK);
         self.record(events::Kind::MessageDone, 0, number as u16, u64::from(carried.is_err()), 0);
         match carried {
             Ok(Outcome::Wait(_)) => unreachable!("a message that waits is answered when it has ended"),
@@ -594,7 +627,12 @@ impl<P: Platform> Session<P> {
                 warn!(%controller, message, number, error = %refusal, "the message is refused");
                 // A ring that cannot start has told so by its error notifier; the other rings go on.
                 let is_told = matches!(refusal, Refusal::Ring(RingRefusal::Queue(_)));
-                match request.map_or(Answer::IfAsked, Request::answer) {
+                let answer = match refusal {
+                    // The specification has it so, whatever was asked ("In-band notifications").
+                    Refusal::InBandAlone => Answer::AlwaysOrClose,
+                    _ => request.map_or(Answer::IfAsked, Request::answer),
+                };
+                match answer {
                     Answer::Always(failure) => self.reply(number, &failure.to_ne_bytes(), None),
                     Answer::AlwaysOrEmpty => self.reply(number, &[], None),
                     Answer::IfAsked if asked => self.reply(number, &FAILURE.to_ne_bytes(), None),

@@ -31,6 +31,10 @@ pub const MAX_CONFIG_LEN: usize = 256;
 
 /// A request that a back-end sends ("Back-end message types"): the configuration space has changed.
 pub const BACKEND_CONFIG_CHANGE: u32 = 2;
+/// A request that a back-end sends: a ring has something given back.
+pub const BACKEND_VRING_CALL: u32 = 4;
+/// A request that a back-end sends: a ring is of no use.
+pub const BACKEND_VRING_ERR: u32 = 5;
 
 /// The `u64` that tells success.
 pub const SUCCESS: u64 = 0;

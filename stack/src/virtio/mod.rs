@@ -1,6 +1,7 @@
 //! Virtio as a device sees it: guest memory, split virtqueues, the inflight region that outlives the process, and the
 //! block device that stands on them. Sections are those of the Virtual I/O Device specification 1.3 unless said.
 
+mod bell;
 pub mod blk;
 mod chain;
 pub mod inflight;

@@ -96,6 +96,13 @@ impl Wire {
         self.send_bytes(&message(request, flags, payload), handles)
     }
 
+    /// Takes up to `most` bytes away unread; how many there were.
+    pub fn skip(&self, most: usize) -> usize {
+        let mut bytes = vec![0; most];
+        let flags = RecvFlags::DONTWAIT;
+        rustix::net::recv(&self.socket, &mut bytes[..], flags).map_or(0, |(received, _)| received)
+    }
+
     /// The next message, if all of it is there. `Err`: the other end closed.
     pub fn receive(&mut self) -> Result<Option<Received>, Closed> {
         loop {

@@ -119,7 +119,7 @@ fn a_wrong_message_is_answered_in_its_own_way_or_ends_the_connection() {
         ("postcopy advise", 28, vec![], vec![], Closed),
         ("postcopy end", 30, vec![], vec![], Always(1)),
         ("GPU", 33, vec![], vec![&file], Refused),
-        ("in-band kick", 35, words(&[0, 0]), vec![], Refused),
+        ("in-band kick, not agreed upon", 35, words(&[0, 0]), vec![], Refused),
         ("shared object", 41, vec![0; 16], vec![], Closed),
         ("device state", 42, words(&[0, 0]), vec![&file], Always(0x101)),
         ("device state", 43, vec![], vec![], Always(1)),

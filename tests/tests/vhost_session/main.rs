@@ -5,6 +5,7 @@
 mod changing;
 mod connection;
 mod hostile;
+mod in_band;
 mod recovery;
 mod rig;
 mod starting;

@@ -22,7 +22,7 @@ pub(crate) const PROTOCOL_FEATURES_BIT: u64 = 1 << 30;
 pub(crate) const LOG_ALL: u64 = 1 << 26;
 pub(crate) const EVENT_IDX: u64 = 1 << 29;
 /// Everything that is offered.
-const PROTOCOL_FEATURES: u64 =
+pub(crate) const PROTOCOL_FEATURES: u64 =
     1 << 0 | 1 << 1 | 1 << 3 | 1 << 5 | 1 << 9 | 1 << 10 | 1 << 12 | 1 << 13 | 1 << 15 | 1 << 16;
 pub(crate) const QUEUE_SIZE: u16 = 64;
 pub(crate) const NUM_BLOCKS: u64 = 1024;
@@ -37,19 +37,31 @@ pub(crate) struct Rig {
     pub(crate) gate: Arc<Gate>,
     pub(crate) controller: Controller<ByHand>,
     pub(crate) path: PathBuf,
+    in_band: bool,
     _directory: TempDir,
 }
 
 impl Rig {
     pub(crate) fn new() -> Self {
+        Self::offering(false)
+    }
+
+    /// A controller that offers in-band notifications, or does not.
+    pub(crate) fn offering(in_band: bool) -> Self {
         let directory = TempDir::new().expect("a directory");
         let path = directory.path().join("vhost.0");
         let (platform, gate) = (ByHand::default(), Gate::new(NUM_BLOCKS));
-        let controller = Self::controller(&platform, &gate, &path, false);
-        Self { platform, gate, controller, path, _directory: directory }
+        let controller = Self::controller(&platform, &gate, &path, false, in_band);
+        Self { platform, gate, controller, path, in_band, _directory: directory }
     }
 
-    fn controller(platform: &ByHand, gate: &Arc<Gate>, path: &Path, read_only: bool) -> Controller<ByHand> {
+    fn controller(
+        platform: &ByHand,
+        gate: &Arc<Gate>,
+        path: &Path,
+        read_only: bool,
+        in_band_notifications: bool,
+    ) -> Controller<ByHand> {
         let config = ControllerConfig {
             name: "vhost.0".to_owned(),
             socket_path: path.to_str().expect("a path of text").to_owned(),
@@ -57,6 +69,7 @@ impl Rig {
             bdev: Arc::new(GateBdev(gate.clone())),
             read_only,
             packed_ring: false,
+            in_band_notifications,
             device: 0,
         };
         Controller::new(platform.clone(), config).expect("the controller listens")
@@ -73,9 +86,9 @@ impl Rig {
         // The old one goes first, as a dead process's sockets do; it gets no chance to drain.
         let gate = Gate::new(1);
         let nowhere = self.path.with_extension("dead");
-        let elsewhere = Self::controller(&self.platform, &gate, &nowhere, false);
+        let elsewhere = Self::controller(&self.platform, &gate, &nowhere, false, false);
         drop(std::mem::replace(&mut self.controller, elsewhere));
-        self.controller = Self::controller(&self.platform, &self.gate, &self.path, read_only);
+        self.controller = Self::controller(&self.platform, &self.gate, &self.path, read_only, self.in_band);
         self.gate.set_open(true);
     }
 
@@ -228,14 +241,19 @@ impl FrontEnd {
 
     /// Describes ring `index` and gives its kick, in QEMU's order.
     pub(crate) fn describe_ring(&mut self, index: usize, base: u16) {
+        self.describe_areas(index, base);
+        let kick = longs(&[index as u64]);
+        assert!(self.wire.send(request::SET_VRING_KICK, PLAIN, &kick, &[&self.kicks[index]]));
+    }
+
+    /// Describes ring `index`.
+    pub(crate) fn describe_areas(&mut self, index: usize, base: u16) {
         let number = index as u32;
         let addresses = self.rings[index].addresses(&self.memory, 0);
         let send = |request, payload: &[u8]| assert!(self.wire.send(request, PLAIN, payload, &[]));
         send(request::SET_VRING_NUM, &words(&[number, QUEUE_SIZE.into()]));
         send(request::SET_VRING_BASE, &words(&[number, base.into()]));
         send(request::SET_VRING_ADDR, &addresses);
-        let kick = longs(&[number.into()]);
-        assert!(self.wire.send(request::SET_VRING_KICK, PLAIN, &kick, &[&self.kicks[index]]));
     }
 
     pub(crate) fn enable(&mut self, rig: &mut Rig, enabled: u32) {

@@ -83,6 +83,7 @@ fn target_options(arguments: &Serve) -> Result<stack::target::Options, Failure> 
         rpc_socket_options: sockets.clone(),
         vhost_dir: absolute(&arguments.vhost_dir)?,
         vhost_socket: sockets,
+        in_band_notifications: false,
         state_dir: absolute(&arguments.state)?,
         version: env!("CARGO_PKG_VERSION"),
     })

@@ -16,6 +16,7 @@ use self::config::encode;
 use self::queue::{Queue, Work};
 use self::request::{ID_LEN, Rules};
 use self::slots::Slots;
+use super::bell::Bell;
 use super::features as ring_features;
 use super::inflight::InflightError;
 use super::log::DirtyLog;
@@ -132,16 +133,25 @@ impl QueueError {
 
 /// What a front-end gave for a queue, started or not.
 struct Port<P: Platform> {
-    kick: Option<P::Notifier>,
-    call: Option<P::Notifier>,
-    error: Option<P::Notifier>,
+    kick: Bell<P::Notifier>,
+    call: Bell<P::Notifier>,
+    error: Bell<P::Notifier>,
     enabled: bool,
 }
 
 impl<P: Platform> Default for Port<P> {
     fn default() -> Self {
-        Self { kick: None, call: None, error: None, enabled: false }
+        Self { kick: Bell::Unset, call: Bell::Unset, error: Bell::Unset, enabled: false }
     }
+}
+
+/// What a message of the transport is to tell the front-end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// The queue has given something back.
+    Call(u16),
+    /// The queue is of no use.
+    Error(u16),
 }
 
 /// A queue that runs.
@@ -167,6 +177,8 @@ pub struct BlkDevice<P: Platform> {
     kept: Option<P::Window>,
     rules: Rules,
     ports: Box<[Port<P>]>,
+    /// Where no notifier was given, the transport's messages tell.
+    messages: bool,
     /// Running queues, by index.
     started: Vec<Started<P>>,
     /// The place in `started` of the queue whose turn it is.
@@ -210,6 +222,7 @@ impl<P: Platform> BlkDevice<P> {
             kept: None,
             rules,
             ports: (0..MAX_QUEUES).map(|_| Port::default()).collect(),
+            messages: false,
             started: Vec::new(),
             turn: 0,
             slots: Slots::new(),
@@ -410,7 +423,11 @@ impl<P: Platform> BlkDevice<P> {
             return Err(QueueError::Started);
         };
         let features = self.features.ok_or(QueueError::Features)?;
-        let queue = Queue::start(index, config, features)?;
+        let mut queue = Queue::start(index, config, features)?;
+        if self.ports[usize::from(index)].call.is_message() {
+            // The one that told of what was given back last may have gone down with its connection.
+            queue.notify_next();
+        }
         self.record(events::Kind::QueueStarted, index, queue.size(), u64::from(queue.base()));
         for head in queue.backlog() {
             self.record(events::Kind::RequestReplayed, index, 0, u64::from(*head));
@@ -445,30 +462,59 @@ impl<P: Platform> BlkDevice<P> {
         self.ports[usize::from(index)].enabled = enabled;
     }
 
-    /// Sets or removes what the driver rings.
+    /// Sets what the driver rings; `None`: nothing, the queue is to be looked at all the time.
     pub fn set_kick(&mut self, index: u16, notifier: Option<P::Notifier>) {
-        self.ports[usize::from(index)].kick = notifier;
+        self.ports[usize::from(index)].kick = Bell::given(notifier);
     }
 
-    /// Sets or removes what the driver is told by. A running queue rings the new one once: what was told on the old
-    /// one may have been lost.
+    /// Forgets what the driver rings.
+    pub fn forget_kick(&mut self, index: u16) {
+        self.ports[usize::from(index)].kick = Bell::unsaid(self.messages);
+    }
+
+    /// Sets what the driver is told by; `None`: nothing, it looks by itself. A running queue rings the new one once: what
+    /// was told on the old one may have been lost.
     pub fn set_call(&mut self, index: u16, notifier: Option<P::Notifier>) {
-        self.ports[usize::from(index)].call = notifier;
+        self.ports[usize::from(index)].call = Bell::given(notifier);
         if let Some(queue) = self.queue_mut(index) {
             queue.notify_next();
         }
     }
 
-    /// Sets or removes what the front-end is told of a broken ring by.
+    /// Sets what the front-end is told of a broken ring by; `None`: nothing.
     pub fn set_error(&mut self, index: u16, notifier: Option<P::Notifier>) {
-        self.ports[usize::from(index)].error = notifier;
+        self.ports[usize::from(index)].error = Bell::given(notifier);
+    }
+
+    /// From now on messages of the transport tell, or no more, both sides of all queues whatever nothing else was said of:
+    /// a kick makes the transport poll the device, and what is due to the front-end is taken by [`BlkDevice::take_due`].
+    pub fn set_messages(&mut self, messages: bool) {
+        self.messages = messages;
+        for Port { kick, call, error, .. } in &mut self.ports {
+            [kick, call, error].into_iter().for_each(|bell| bell.set_messages(messages));
+        }
+    }
+
+    /// Takes what messages of the transport are to tell, each once however often it was rung.
+    pub fn take_due(&self, mut each: impl FnMut(Due)) {
+        for (index, Port { call, error, .. }) in (0..).zip(&self.ports) {
+            if error.take_due() {
+                each(Due::Error(index));
+            }
+            if call.take_due() {
+                each(Due::Call(index));
+            }
+        }
+    }
+
+    /// Forgets what the front-end gave for a queue.
+    pub fn forget_port(&mut self, index: u16) {
+        self.ports[usize::from(index)] = Port::default();
     }
 
     /// Tells the front-end that a queue is of no use.
     pub fn signal_error(&self, index: u16) {
-        if let Some(notifier) = &self.ports[usize::from(index)].error {
-            notifier.ring();
-        }
+        self.ports[usize::from(index)].error.ring();
     }
 
     /// Moves a running queue to other windows onto the same memory. Only while the device is paused and idle.
@@ -542,10 +588,9 @@ impl<P: Platform> BlkDevice<P> {
         let Some(at) = self.find(index) else { return 0 };
         let Started { queue, .. } = self.started.remove(at);
         assert_eq!(queue.in_flight(), 0, "a queue is removed only when it is drained");
-        if let Some(call) = self.ports[usize::from(index)].call.as_ref().filter(|_| queue.owes_notification())
-        {
+        if queue.owes_notification() && self.ports[usize::from(index)].call.tells() {
             Reached::NotificationAtStop.mark::<P::Window>();
-            call.ring();
+            self.ports[usize::from(index)].call.ring();
         }
         self.record(events::Kind::QueueStopped, index, queue.size(), u64::from(queue.base()));
         queue.base()
@@ -561,7 +606,7 @@ impl<P: Platform> BlkDevice<P> {
         if self.armed {
             self.armed = false;
             for Started { index, .. } in &self.started {
-                if let Some(kick) = &self.ports[usize::from(*index)].kick {
+                if let Bell::Notifier(kick) = &self.ports[usize::from(*index)].kick {
                     kick.take();
                 }
             }
@@ -599,9 +644,7 @@ impl<P: Platform> BlkDevice<P> {
                     tracing::error!(device = work.device, queue = *index, %error, "the ring is broken and stops");
                     *broken = true;
                     self.broken.push((*index, error.into()));
-                    if let Some(notifier) = &port.error {
-                        notifier.ring();
-                    }
+                    port.error.ring();
                     any = true;
                 }
             }
@@ -635,9 +678,10 @@ impl<P: Platform> BlkDevice<P> {
             // An error here is found, and told, by the next poll.
             any |= queue.arm(log).unwrap_or(true);
             match &port.kick {
-                Some(kick) => wakes.notifier(kick),
-                // The front-end asked for polling (SET_VRING_KICK without a handle).
-                None => any = true,
+                Bell::Notifier(kick) => wakes.notifier(kick),
+                // It comes to the transport, which registers its own.
+                Bell::Message(_) => {}
+                Bell::Polling | Bell::Unset => any = true,
             }
         }
         self.channel.arm(wakes);

@@ -20,7 +20,7 @@ use crate::virtio::split::{Areas, RingError};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use runtime::{Event, Instant, Notifier, Platform, Segments, Window};
+use runtime::{Event, Instant, Platform, Segments, Window};
 
 /// What a queue works with during one poll.
 pub(super) struct Work<'a, P: Platform> {
@@ -345,13 +345,15 @@ impl<P: Platform> Queue<P> {
             }
         }
         // Without a notifier there is nobody to tell, and what is owed waits for one; that is no work.
-        let Some(call) = &port.call else { return published };
+        if !port.call.tells() {
+            return published;
+        }
         if self.notify {
             Reached::NotificationOwed.mark::<P::Window>();
         }
         if self.notify || self.ring.wants_notification(progress) {
             self.notify = false;
-            call.ring();
+            port.call.ring();
         } else {
             Reached::NotificationSuppressed.mark::<P::Window>();
         }
