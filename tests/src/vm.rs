@@ -267,9 +267,21 @@ impl Ended {
 
     /// Panics unless the script succeeded and the guest's kernel had nothing to complain of.
     pub fn assert_clean(&self) {
+        self.assert_complaints(|complaints| complaints.is_empty());
+    }
+
+    /// Panics unless the script succeeded and the guest's kernel complained, as the script made it, in these words and of
+    /// nothing else.
+    pub fn assert_complained_of(&self, words: &str) {
+        self.assert_complaints(|complaints| {
+            !complaints.is_empty() && complaints.iter().all(|complaint| complaint.text.contains(words))
+        });
+    }
+
+    fn assert_complaints(&self, are_right: impl FnOnce(&[&KernelMessage]) -> bool) {
         let complaints = self.complaints();
         assert!(
-            self.exit_code == 0 && complaints.is_empty(),
+            self.exit_code == 0 && are_right(&complaints),
             "the guest's script ended with {} and its kernel complained {} times: {complaints:#?}; the console:\n{}",
             self.exit_code,
             complaints.len(),

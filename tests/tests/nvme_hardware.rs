@@ -8,7 +8,10 @@
 use std::io::Write;
 
 use hw::{HostHandle, HostPci, HostPlatform, Options, Process};
-use runtime::{Constructor, PciAddress};
+use runtime::{
+    Access, Constructor, Dma, ErrorKind, Handle, Memory, Pci, PciAddress, PciRefused, Platform, Window,
+};
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use tests::conformance::nvme::Functions;
 use tests::conformance::{Place, World};
 
@@ -77,4 +80,64 @@ tests::nvme_conformance!(
 #[ignore = "waits until somebody pulls the controller at REPRISE_NVME out of its slot; run: tests/vm/run nvme_conformance"]
 fn a_controller_that_is_pulled_out_is_given_up() {
     tests::conformance::nvme::a_controller_that_is_pulled_out_is_given_up::<Host>();
+}
+
+/// Runs a part of a test with the host's functions, on a core.
+fn on_a_core(part: impl FnOnce(HostPlatform) + Send + 'static) {
+    tests::conformance::run::<Host, _>(1, |task| async move { part(task.platform) });
+}
+
+fn refused(platform: &HostPlatform) -> PciRefused {
+    platform.pci().open(Host::address()).expect_err("it must be refused")
+}
+
+/// Huge pages, and memory that may only be read: the drive moves what is in them, and nothing is copied.
+#[test]
+#[ignore = "overwrites the NVMe controller at REPRISE_NVME, and needs huge pages; run: tests/vm/run nvme_conformance"]
+fn memory_of_other_kinds_is_moved() {
+    tests::conformance::nvme::memory_is_moved::<Host>(|| {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB;
+        let huge = memfd_create("huge", flags).expect("a file of huge pages");
+        ftruncate(&huge, 4 << 20).expect("huge pages");
+        let huge = HostHandle::from(huge);
+        let memory = huge.map(0, 4 << 20, Access::ReadWrite).expect("memory");
+        memory.window().fill(0, 4 << 20, 0x5a);
+        // The same pages again, not to be written: by the process, and so by no function for it.
+        (huge.map(0, 4 << 20, Access::Read).expect("memory"), memory)
+    });
+}
+
+/// A user who may not open the group hears which, and of what to do.
+#[test]
+#[ignore = "must run as a user who may not open the group of REPRISE_NVME; run: tests/vm/run nvme_conformance"]
+fn a_user_without_rights_is_refused() {
+    on_a_core(|platform| {
+        let refused = refused(&platform);
+        assert_eq!(refused.kind, ErrorKind::PermissionDenied, "{}", refused.why);
+        assert!(
+            refused.why.contains("may not open /dev/vfio/") && refused.why.contains("chown"),
+            "{refused:?}"
+        );
+    });
+}
+
+/// Memory that the kernel does not hold keeps a function from being opened, and is refused once one is.
+#[test]
+#[ignore = "must run as a user with a low limit of locked memory, and REPRISE_NVME; run: tests/vm/run nvme_conformance"]
+fn too_little_locked_memory_is_said() {
+    on_a_core(|platform| {
+        let (pci, dma) = (platform.pci(), platform.pci().dma());
+        let large = platform.shared_memory("large", 64 << 20).expect("memory");
+        let small = platform.shared_memory("small", 1 << 20).expect("memory");
+        let mapping = dma.map(large.window(), Access::ReadWrite).expect("no function is open yet");
+        let refused = refused(&platform);
+        assert_eq!(refused.kind, ErrorKind::OutOfResources, "{}", refused.why);
+        assert!(refused.why.contains("RLIMIT_MEMLOCK") && refused.why.contains("ulimit -l"), "{refused:?}");
+        drop(mapping);
+        let _function = pci.open(Host::address()).expect("nothing of it is left behind");
+        let refused = dma.map(large.window(), Access::ReadWrite).expect_err("it is too large");
+        assert_eq!(refused.kind, ErrorKind::OutOfResources);
+        assert_eq!(dma.address(&large.window()), None);
+        let _mapping = dma.map(small.window(), Access::ReadWrite).expect("it is small");
+    });
 }

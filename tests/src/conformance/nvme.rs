@@ -575,3 +575,34 @@ pub fn a_controller_that_is_pulled_out_is_given_up<W: Functions>() {
         task.poll("an empty slot", gone).await;
     });
 }
+
+/// Memory of a world's own kinds is moved by the controller itself: it writes from one that it may only read, and reads
+/// into another. Both are as long, and what is in the first is read into the second.
+pub fn memory_is_moved<W: Functions>(memories: impl FnOnce() -> (MemoryOf<W>, MemoryOf<W>) + Send + 'static) {
+    run::<W, _>(1, |task| async move {
+        let bench = Bench::<W>::open(task, Options::default()).await;
+        let namespace = bench.namespaces().remove(0);
+        bench.use_namespace(&namespace);
+        let block = u64::from(namespace.block_size);
+        let (source, target) = memories();
+        let dma = W::pci(&bench.task.platform).dma();
+        let mappings = [(&source, Access::Read), (&target, Access::ReadWrite)]
+            .map(|(memory, access)| dma.map(memory.window(), access).expect("mapped"));
+        let (source_window, target_window) = (source.window(), target.window());
+        let expected = bytes(&source_window);
+        let mut at = 0;
+        while at < source_window.len() {
+            let len = TRANSFER_MAX.min(source_window.len() - at);
+            let part = |window: &WindowOf<W>| window.slice(at, len).expect("inside");
+            bench.done(Operation::Write { fua: false }, at / block, len, &[part(&source_window)]).await;
+            part(&target_window).fill(0, len, 0);
+            bench.done(Operation::Read, at / block, len, &[part(&target_window)]).await;
+            at += len;
+        }
+        assert!(bytes(&target_window) == expected);
+        assert_eq!(bench.copied_bytes(), 0);
+        bench.close().await;
+        drop(mappings);
+        drop((source, target));
+    });
+}

@@ -56,7 +56,24 @@ wait $! 2>/dev/null
 
 mark conformance
 export REPRISE_NVME=$ADDRESS
-nvme_hardware --ignored --test-threads=1 --skip pulled_out || exit 8
+echo 8 >/proc/sys/vm/nr_hugepages
+reprise doctor | grep -q 'huge pages: 8 of 8 free' || wrong 'huge pages are not counted'
+nvme_hardware --ignored --test-threads=1 --skip pulled_out --skip a_user_without_rights --skip too_little_locked || exit 8
+
+# A user without rights, then with the group but a low limit of locked memory (8 MiB, the kernel's default).
+mkdir -p /etc
+echo 'user:x:1000:1000::/:/bin/sh' >/etc/passwd
+echo 'user:x:1000:' >/etc/group
+user() {
+  program=$1
+  shift
+  start-stop-daemon -S -c user:user -x "/bin/$program" -- "$@"
+}
+user nvme_hardware --ignored --test-threads=1 a_user_without_rights || exit 10
+refused "user 1000 may not open /dev/vfio/$GROUP" user reprise doctor
+chown 1000 "/dev/vfio/$GROUP"
+refused 'ulimit -l unlimited' user reprise doctor
+user nvme_hardware --ignored --test-threads=1 too_little_locked || exit 11
 
 reprise device unbind "$ADDRESS" | grep -q 'has the driver nvme' || wrong 'not given back'
 disk nvme0n1
