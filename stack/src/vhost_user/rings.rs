@@ -322,8 +322,10 @@ impl<P: Platform> Rings<P> {
         }
         let base = ring.base.unwrap_or(device.layout().first_base());
         // Also a ring that was described and never ran: what a dead life had taken from it must not come back in the
-        // next one, should the front-end use the region again.
-        if let Some(region) = ring.inflight.take().or_else(|| self.inflight.clone()) {
+        // next one, should the front-end use the region again. Before the features are known no ring can run, and nobody
+        // can tell what the region tracks: it stays as it is.
+        let region = ring.inflight.take().or_else(|| self.inflight.clone());
+        if let Some(region) = region.filter(|_| device.has_features()) {
             if region.layout() == Layout::Split {
                 region.retire(index);
             } else if started {

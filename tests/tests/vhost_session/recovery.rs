@@ -69,6 +69,28 @@ fn a_ring_that_is_stopped_before_it_was_enabled_still_ends_what_a_dead_target_ha
     assert_eq!(front.used(0), [1, 0]);
 }
 
+/// A front-end may ask for the base of a ring before it says what its driver accepted. No ring has run then, nor can one, and
+/// the layout of what the region tracks is not known: it is left as it is.
+#[test]
+fn a_base_that_is_asked_for_before_the_features_ends_no_tracking() {
+    let (mut rig, mut front) = running(1);
+    rig.gate.set_open(false);
+    front.put(0, 0, kind::OUT, 7, 0x71);
+    front.put(0, 1, kind::OUT, 8, 0x72);
+    rig.run();
+    rig.gate.pass_youngest();
+    rig.run();
+    assert_eq!(front.used(0), [1]);
+    front.meet_next_life(&mut rig);
+    front.give_inflight();
+    front.get_base(&mut rig, 0);
+    front.give_inflight();
+    front.start(&mut rig, &[1]);
+    rig.run();
+    assert_eq!(front.used(0), [0], "what the dead life had taken");
+    front.check_works(&mut rig, 0, 0x73);
+}
+
 /// The dead life may have published and not told. Its heir tells the driver, also when the front-end stops the ring with
 /// the very next message (a machine that is paused as soon as it is back).
 #[test]
