@@ -11,6 +11,7 @@ pub mod faults;
 pub mod files;
 pub mod follow;
 pub mod guest;
+pub mod guided;
 pub mod hostile;
 pub mod import;
 mod mailbox;

@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use sim::catalog::{self, Named};
 use sim::diff::{self, Difference};
+use sim::guided::{self, Guided};
 use sim::import;
 use sim::plan::Plan;
 use sim::replay::Replay;
@@ -52,9 +53,9 @@ enum Command {
     Run {
         /// A listed name, or the path of a scenario file.
         scenario: String,
-        /// The seed: the same seed is the same run.
+        /// The seed: the same seed is the same run. A neighbour of 7 is 7.schedule3.faults9.
         #[arg(long)]
-        seed: u64,
+        seed: String,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
@@ -78,6 +79,9 @@ enum Command {
         /// Fail also when a point of the stack that these scenarios come to was never reached: docs/points.md.
         #[arg(long)]
         all_points: bool,
+        /// Prefer neighbours of runs that came to something new: half of the runs are those.
+        #[arg(long)]
+        guided: bool,
         /// Print one JSON object a run, and one of their sum.
         #[arg(long)]
         json: bool,
@@ -115,7 +119,7 @@ enum Command {
         run: String,
         /// The seed of a scenario.
         #[arg(long)]
-        seed: Option<u64>,
+        seed: Option<String>,
         /// Where to write it.
         #[arg(short, value_name = "FILE")]
         output: PathBuf,
@@ -148,14 +152,14 @@ enum Format {
 fn main() -> ExitCode {
     let code = match Cli::parse().command {
         Command::List { json } => list(json),
-        Command::Run { scenario, seed, json, log } => run_one(&scenario, seed, json, log),
-        Command::Sweep { scenarios, seeds, from, jobs, all_points, json } => {
-            run_many(&scenarios, seeds, from, jobs, all_points, json)
+        Command::Run { scenario, seed, json, log } => run_one(&scenario, &seed, json, log),
+        Command::Sweep { scenarios, seeds, from, jobs, all_points, guided, json } => {
+            run_many(&scenarios, seeds, from, jobs, Manner { all_points, guided, json })
         }
         Command::Diff { a, b, context } => diff(&a, &b, context),
         Command::Import { files, json } => import_recordings(&files, json),
         Command::Shrink { file, output } => shrink(&file, &output),
-        Command::Timeline { run, seed, output, format } => timeline(&run, seed, &output, format),
+        Command::Timeline { run, seed, output, format } => timeline(&run, seed.as_deref(), &output, format),
         Command::Replay { file, json, log } => replay(&file, json, log),
     };
     ExitCode::from(code.unwrap_or_else(|Refused(why)| {
@@ -228,14 +232,14 @@ fn run_subject(subject: &Subject, json: bool, log: bool) -> (u8, Outcome) {
                 print(&format!("{}\n", report::line_json(line)));
             }
         }
-        print(&format!("{}\n", outcome.to_json(scenario, plan.seed, wall_ns)));
+        print(&format!("{}\n", outcome.to_json(scenario, plan, wall_ns)));
     } else {
-        print(&outcome.verdict(scenario, title, plan.seed, wall_ns));
+        print(&outcome.verdict(scenario, title, &plan.seed_text(), wall_ns));
     }
     (if outcome.passed() { HELD } else { FAILED }, outcome)
 }
 
-fn run_one(scenario: &str, seed: u64, json: bool, log: bool) -> Result<u8, Refused> {
+fn run_one(scenario: &str, seed: &str, json: bool, log: bool) -> Result<u8, Refused> {
     let subject = Subject::seed(scenario, seed)?;
     let (code, outcome) = run_subject(&subject, json, log);
     if !outcome.passed() {
@@ -246,11 +250,19 @@ fn run_one(scenario: &str, seed: u64, json: bool, log: bool) -> Result<u8, Refus
 
 /// Writes the replay file of a failed run beside the caller, and says how to use it.
 fn keep(name: &str, title: &str, plan: &Plan, outcome: &Outcome) -> Result<(), Refused> {
-    let file = format!("{name}-{}.replay.toml", plan.seed);
+    let file = format!("{name}-{}.replay.toml", plan.seed_text());
     let replay = Replay::of(name, title, plan, outcome).write();
     write(Path::new(&file), replay)?;
     eprintln!("replay file: {file}\nreplay with: reprise-sim replay {file}");
     Ok(())
+}
+
+/// How a sweep is made and told.
+#[derive(Clone, Copy)]
+struct Manner {
+    all_points: bool,
+    guided: bool,
+    json: bool,
 }
 
 fn run_many(
@@ -258,9 +270,9 @@ fn run_many(
     seeds: u64,
     from: u64,
     jobs: Option<usize>,
-    all_points: bool,
-    json: bool,
+    manner: Manner,
 ) -> Result<u8, Refused> {
+    let Manner { all_points, guided, json } = manner;
     let scenarios: Vec<Named> = if names.is_empty() {
         catalog::all()?
     } else {
@@ -276,21 +288,33 @@ fn run_many(
             .expect("a good template"),
     );
     let mut kept = Ok(());
-    let (totals, wall) = sweep(&scenarios, from, seeds, jobs, |ended: &Ended<'_>| {
+    let each = |ended: &Ended<'_>| {
         let Ended { named, plan, outcome, wall } = ended;
         if json {
-            print(&format!("{}\n", outcome.to_json(&named.name, plan.seed, wall.as_nanos() as u64)));
+            print(&format!("{}\n", outcome.to_json(&named.name, plan, wall.as_nanos() as u64)));
         }
         if let Some(failure) = &outcome.failure {
             bar.suspend(|| {
-                eprintln!("{} seed {}: {}: {}", named.name, plan.seed, failure.checker, failure.what);
+                eprintln!("{} seed {}: {}: {}", named.name, plan.seed_text(), failure.checker, failure.what);
                 if kept.is_ok() {
                     kept = keep(&named.name, &named.scenario.title, plan, outcome);
                 }
             });
         }
         bar.inc(1);
-    });
+    };
+    let (totals, wall) = if guided {
+        let Guided { totals, wall, features, news: (new, neighbours) } =
+            guided::search(&scenarios, from, seeds, jobs, each);
+        if !json {
+            print(&format!(
+                "guided: {features} different things done; {new} runs did something new, {neighbours} of them neighbours\n"
+            ));
+        }
+        (totals, wall)
+    } else {
+        sweep(&scenarios, from, seeds, jobs, each)
+    };
     bar.finish_and_clear();
     kept?;
     if json {
@@ -330,7 +354,7 @@ fn diff(a: &str, b: &str, context: usize) -> Result<u8, Refused> {
             .failure
             .as_ref()
             .map_or("all held".into(), |failure| format!("fails {}", failure.checker));
-        print(&format!("{name}: {scenario}, seed {}, {faults}: {verdict}\n", plan.seed));
+        print(&format!("{name}: {scenario}, seed {}, {faults}: {verdict}\n", plan.seed_text()));
     }
     Ok(match difference {
         Difference::None(shared) => {
@@ -344,7 +368,7 @@ fn diff(a: &str, b: &str, context: usize) -> Result<u8, Refused> {
     })
 }
 
-fn timeline(run: &str, seed: Option<u64>, output: &Path, format: Format) -> Result<u8, Refused> {
+fn timeline(run: &str, seed: Option<&str>, output: &Path, format: Format) -> Result<u8, Refused> {
     let subject = match seed {
         Some(seed) => Subject::seed(run, seed)?,
         None if catalog::all()?.iter().any(|named| named.name == run) => {

@@ -5,7 +5,7 @@
 use crate::faults::{Fault, FaultKind, Faults, Rate};
 use crate::guest::listed::Listed;
 use crate::guest::workload::{Mix, Workload};
-use crate::rng::Rng;
+use crate::rng::{Numbers, Rng};
 use crate::scenario::{AtLeast, BdevKind, FaultRate, Manners, Range, Scenario, Switch};
 use crate::world::Temper;
 use serde::{Deserialize, Serialize};
@@ -93,6 +93,9 @@ pub struct FaultPlan {
 pub struct Plan {
     /// The seed.
     pub seed: u64,
+    /// What draws other numbers than the seed's: [`Plan::seed_text`].
+    #[serde(default, skip_serializing_if = "Numbers::are_plain")]
+    pub numbers: Numbers,
     /// Cores of the target.
     pub cores: u16,
     /// Whether cores sleep; `None`: each draws for itself.
@@ -216,6 +219,7 @@ impl Plan {
         let steps_max = (work + guest_attacks * 100 + front_end_attacks * 100) * STEPS_PER_REQUEST;
         Self {
             seed,
+            numbers: Numbers::default(),
             cores,
             sleep,
             temper: Temper {
@@ -236,6 +240,26 @@ impl Plan {
             bound_ns: draw(&scenario.bound_ms, rng) * 1_000_000,
             at_least: scenario.at_least,
         }
+    }
+
+    /// The seed as `run --seed` takes it: a number, and after a point what draws other numbers.
+    #[must_use]
+    pub fn seed_text(&self) -> String {
+        let Self { seed, numbers, .. } = self;
+        if numbers.are_plain() { seed.to_string() } else { format!("{seed}.{numbers}") }
+    }
+
+    /// Draws the run of a seed that is written so.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn draw_text(scenario: &Scenario, text: &str) -> Result<Self, String> {
+        let (seed, numbers) = text.split_once('.').unwrap_or((text, ""));
+        let seed = seed.parse().map_err(|_| {
+            format!("`{text}` is no seed; allowed: a number, or one with neighbours' numbers (7.schedule3.faults9)")
+        })?;
+        let numbers = Numbers::try_from(numbers.to_owned())?;
+        Ok(Self { numbers, ..Self::draw(scenario, seed) })
     }
 
     /// Whether a plan that was read from a file can be run: what the drawing of one holds by itself.

@@ -3,7 +3,7 @@
 use crate::catalog::Named;
 use crate::coverage::Feature;
 use crate::faults::Fault;
-use crate::plan::GuestPlan;
+use crate::plan::{GuestPlan, Plan};
 use crate::shrink::Case;
 use crate::totals::{Swarm, Totals};
 use crate::world::{Failure, Line};
@@ -68,13 +68,13 @@ impl Outcome {
 
     /// The object of `--json`.
     #[must_use]
-    pub fn to_json(&self, scenario: &str, seed: u64, wall_ns: u64) -> Value {
+    pub fn to_json(&self, scenario: &str, plan: &Plan, wall_ns: u64) -> Value {
         let object = |pairs: Vec<(&'static str, u64)>| {
             pairs.into_iter().map(|(name, count)| (name.to_owned(), json!(count))).collect::<Map<_, _>>()
         };
         json!({
             "scenario": scenario,
-            "seed": seed,
+            "seed": if plan.numbers.are_plain() { json!(plan.seed) } else { json!(plan.seed_text()) },
             "verdict": if self.passed() { "pass" } else { "fail" },
             "checker": self.failure.as_ref().map(|failure| &failure.checker),
             "what": self.failure.as_ref().map(|failure| &failure.what),
@@ -93,7 +93,7 @@ impl Outcome {
 
     /// The verdict as a person reads it: what happened when, in order, what was checked, and what was found.
     #[must_use]
-    pub fn verdict(&self, scenario: &str, about: &str, seed: u64, wall_ns: u64) -> String {
+    pub fn verdict(&self, scenario: &str, about: &str, seed: &str, wall_ns: u64) -> String {
         let mut text = format!("{scenario}, seed {seed}: {about}\n\n");
         for line in &self.log {
             let _ = writeln!(text, "{}", self::line(line));

@@ -13,6 +13,7 @@ use crate::operator::{Call, Operator};
 use crate::plan::{GuestPlan, Plan};
 use crate::record::{Ear, Eye, Record};
 use crate::report::Outcome;
+use crate::rng::Numbers;
 use crate::scenario::{BdevKind, Manners};
 use crate::scheduler::{self, End};
 use crate::supervisor::{CurrentLife, Guest, Parts, Supervisor};
@@ -37,6 +38,7 @@ const DISK_BLOCK: u32 = 512;
 /// `detail` is how much of a log is kept.
 #[must_use]
 pub fn run(plan: &Plan, script: Option<&[Fault]>, detail: Detail) -> Outcome {
+    plan.numbers.set();
     world::create(plan.seed, plan.temper, plan.faults(script));
     world::with(|world| world.keep_log(detail));
     run_created(plan, script)
@@ -44,6 +46,7 @@ pub fn run(plan: &Plan, script: Option<&[Fault]>, detail: Detail) -> Outcome {
 
 /// The same run, with somebody who follows it.
 pub fn run_followed(plan: &Plan, script: Option<&[Fault]>, follower: Box<dyn Follower>) -> Outcome {
+    plan.numbers.set();
     world::create(plan.seed, plan.temper, plan.faults(script));
     world::with(|world| world.follow(follower));
     run_created(plan, script)
@@ -78,6 +81,7 @@ fn run_created(plan: &Plan, script: Option<&[Fault]>) -> Outcome {
         log: world.take_log(),
     });
     world::clear();
+    Numbers::default().set();
     outcome
 }
 

@@ -24,10 +24,10 @@ impl Subject {
     /// A seed of a scenario.
     ///
     /// # Errors
-    /// What is wrong with the scenario.
-    pub fn seed(scenario: &str, seed: u64) -> Result<Self, Refused> {
+    /// What is wrong with the scenario or the seed.
+    pub fn seed(scenario: &str, seed: &str) -> Result<Self, Refused> {
         let Named { name, scenario, .. } = catalog::find(scenario)?;
-        let plan = Plan::draw(&scenario, seed);
+        let plan = Plan::draw_text(&scenario, seed).map_err(Refused)?;
         Ok(Self { scenario: name, title: scenario.title, plan, script: None })
     }
 
@@ -49,8 +49,10 @@ impl Subject {
     /// # Errors
     /// What is wrong with either.
     pub fn parse(text: &str) -> Result<Self, Refused> {
-        match text.rsplit_once(':').map(|(scenario, seed)| (scenario, seed.parse())) {
-            Some((scenario, Ok(seed))) => Self::seed(scenario, seed),
+        match text.rsplit_once(':') {
+            Some((scenario, seed)) if seed.starts_with(|first: char| first.is_ascii_digit()) => {
+                Self::seed(scenario, seed)
+            }
             _ if Path::new(text).exists() => Ok(Self::replay(Path::new(text))?.0),
             _ => Err(Refused(format!("{text}: neither SCENARIO:SEED nor a replay file that exists"))),
         }

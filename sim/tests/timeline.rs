@@ -55,7 +55,8 @@ fn failing() -> Timeline {
 
 #[test]
 fn every_request_life_and_death_is_drawn() {
-    let outcome = run(&Subject::seed("kill-anywhere", 7).expect("it is listed").plan, None, Detail::Nothing);
+    let outcome =
+        run(&Subject::seed("kill-anywhere", "7").expect("it is listed").plan, None, Detail::Nothing);
     let Timeline { lanes, bars, marks, .. } = of_seed("kill-anywhere:7");
     let of_group = |group| {
         let lanes = &lanes;

@@ -308,7 +308,7 @@ impl Collector {
         Timeline {
             scenario: subject.scenario.clone(),
             title: subject.title.clone(),
-            seed: subject.plan.seed,
+            seed: subject.plan.seed_text(),
             lanes,
             bars: self.bars,
             marks: self.marks,

@@ -114,7 +114,7 @@ pub struct Timeline {
     /// What the scenario is.
     pub title: String,
     /// The seed.
-    pub seed: u64,
+    pub seed: String,
     /// Lanes, from top to bottom.
     pub lanes: Vec<Lane>,
     /// Bars, by lane and beginning.

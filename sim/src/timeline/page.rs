@@ -65,7 +65,7 @@ fn data(timeline: &Timeline) -> Value {
     json!({
         "scenario": timeline.scenario,
         "title": timeline.title,
-        "seed": timeline.seed.to_string(),
+        "seed": timeline.seed,
         "end": timeline.end_ns,
         "failure": failure,
         "lanes": lanes,

@@ -48,7 +48,7 @@ pub fn document(timeline: &Timeline) -> Value {
     json!({
         "displayTimeUnit": "ns",
         "traceEvents": events,
-        "otherData": { "scenario": timeline.scenario, "seed": timeline.seed.to_string() },
+        "otherData": { "scenario": timeline.scenario, "seed": timeline.seed },
     })
 }
 
