@@ -82,24 +82,6 @@ pub(super) struct RingConfig<W> {
     pub(super) inflight: Option<W>,
 }
 
-/// Why a ring cannot be started.
-pub(super) enum StartError {
-    Ring(RingError),
-    Inflight(InflightError),
-}
-
-impl From<RingError> for StartError {
-    fn from(error: RingError) -> Self {
-        Self::Ring(error)
-    }
-}
-
-impl From<InflightError> for StartError {
-    fn from(error: InflightError) -> Self {
-        Self::Inflight(error)
-    }
-}
-
 /// A ring that was started.
 pub(super) struct Started<W> {
     pub(super) ring: Ring<W>,
@@ -146,14 +128,20 @@ pub(super) enum Ring<W> {
 
 impl<W: Window> Ring<W> {
     /// Starts a ring, and finalises recovery when it was tracked.
-    pub(super) fn start(config: RingConfig<W>) -> Result<Started<W>, StartError> {
+    pub(super) fn start<E>(config: RingConfig<W>) -> Result<Started<W>, E>
+    where
+        E: From<RingError> + From<InflightError>,
+    {
         match config.layout {
             Layout::Split => Self::start_split(config),
             Layout::Packed => Self::start_packed(config),
         }
     }
 
-    fn start_split(config: RingConfig<W>) -> Result<Started<W>, StartError> {
+    fn start_split<E>(config: RingConfig<W>) -> Result<Started<W>, E>
+    where
+        E: From<RingError> + From<InflightError>,
+    {
         let RingConfig { areas, size, base, event_idx, inflight: region, .. } = config;
         let Ok(next_available) = u16::try_from(base) else {
             return Err(RingError::Base { available: base as u16, used: (base >> 16) as u16 }.into());
@@ -184,7 +172,10 @@ impl<W: Window> Ring<W> {
         Ok(Started { ring, recovered: found.tracked.then_some(found.heads) })
     }
 
-    fn start_packed(config: RingConfig<W>) -> Result<Started<W>, StartError> {
+    fn start_packed<E>(config: RingConfig<W>) -> Result<Started<W>, E>
+    where
+        E: From<RingError> + From<InflightError>,
+    {
         let RingConfig { areas, size, base, event_idx, inflight: region, .. } = config;
         let (available, used) = (Position::from_bits(base as u16), Position::from_bits((base >> 16) as u16));
         let mut ring = PackedRing::new(areas, size, event_idx, available, used)?;

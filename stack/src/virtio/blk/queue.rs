@@ -15,7 +15,7 @@ use crate::virtio::chain::ChainError;
 use crate::virtio::features as ring_features;
 use crate::virtio::log::DirtyLog;
 use crate::virtio::memory::GuestMemory;
-use crate::virtio::ring::{Layout, LogAddresses, Ring, RingConfig, StartError, Started};
+use crate::virtio::ring::{Layout, LogAddresses, Ring, RingConfig, Started};
 use crate::virtio::split::{Areas, RingError};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -63,17 +63,13 @@ impl<P: Platform> Queue<P> {
     /// Starts the queue, and finalises recovery when there is an inflight region.
     pub(super) fn start(index: u16, config: QueueConfig<P>, features: u64) -> Result<Self, QueueError> {
         let QueueConfig { size, base, descriptors, available, used, log_addresses, inflight } = config;
-        let Started { ring, recovered } = Ring::start(RingConfig {
+        let Started { ring, recovered } = Ring::start::<QueueError>(RingConfig {
             layout: Layout::of(features),
             areas: Areas { descriptors, available, used },
             size,
             base,
             event_idx: features & ring_features::EVENT_IDX != 0,
             inflight,
-        })
-        .map_err(|error| match error {
-            StartError::Ring(error) => QueueError::Ring(error),
-            StartError::Inflight(error) => QueueError::Inflight(error),
         })?;
         // The driver may not have been told of what a dead life gave back.
         let notify = recovered.is_some();
