@@ -37,14 +37,6 @@ impl Core {
 #[derive(Clone)]
 pub struct HostPlatform(pub(crate) Rc<Core>);
 
-impl HostPlatform {
-    /// The machine's PCI functions, as the process has them.
-    #[must_use]
-    pub fn pci(&self) -> HostPci {
-        self.0.process.pci.clone()
-    }
-}
-
 impl Platform for HostPlatform {
     type Window = HostWindow;
     type Memory = HostMemory;
@@ -55,6 +47,7 @@ impl Platform for HostPlatform {
     type Directory = HostDirectory;
     type File = HostFile;
     type Channel = HostChannel;
+    type Pci = HostPci;
     type Wakes = HostWakes;
     type Sender<T: Send + 'static> = HostSender<T>;
     type Receiver<T: Send + 'static> = HostReceiver<T>;
@@ -115,6 +108,10 @@ impl Platform for HostPlatform {
 
     fn channel(&self, file: &HostFile) -> Result<HostChannel> {
         self.0.files.channel(file)
+    }
+
+    fn pci(&self) -> HostPci {
+        self.0.process.pci.clone()
     }
 
     fn shared_memory(&self, name: &str, len: u64) -> Result<HostMemory> {

@@ -1,8 +1,8 @@
 //! The bundle of everything that the stack may ask for.
 
 use crate::{
-    CoreId, Directory, Event, File, FileChannel, Handle, Instant, Job, Listener, Memory, Notifier, Poller,
-    ReactorTimes, Receiver, Result, Sender, SocketOptions, Stream, Wakes, Window,
+    CoreId, Directory, Dma, Event, File, FileChannel, Handle, Instant, Job, Listener, Memory, Notifier, Pci,
+    PciFunction, Poller, ReactorTimes, Receiver, Result, Sender, SocketOptions, Stream, Wakes, Window,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -30,6 +30,8 @@ pub trait Platform: Clone + 'static {
     type File: File;
     /// A core's I/O channel on a payload file.
     type Channel: FileChannel<Window = Self::Window>;
+    /// The machine's PCI functions.
+    type Pci: Pci<Function: PciFunction<Notifier = Self::Notifier>, Dma: Dma<Window = Self::Window>>;
     /// Collects what may wake a core.
     type Wakes: Wakes<Self>;
     /// Sending end of a mailbox.
@@ -77,6 +79,9 @@ pub trait Platform: Clone + 'static {
 
     /// This core's I/O channel on an open file. Errors: `OutOfResources`, `Unsupported`.
     fn channel(&self, file: &Self::File) -> Result<Self::Channel>;
+
+    /// The machine's PCI functions, and the memory that those of this process reach.
+    fn pci(&self) -> Self::Pci;
 
     /// New zeroed memory that can be handed to another process (`name` is for people who look at a host's mappings).
     /// Errors: `OutOfResources`, `Invalid` for a length of 0.

@@ -28,12 +28,6 @@ impl SimPlatform {
     pub(crate) fn of(core: u32) -> Self {
         Self { core }
     }
-
-    /// The machine's PCI functions, as the process has them.
-    #[must_use]
-    pub fn pci(&self) -> SimPci {
-        SimPci::new(world::with(|world| world.cores[self.core as usize].process))
-    }
 }
 
 impl Platform for SimPlatform {
@@ -46,6 +40,7 @@ impl Platform for SimPlatform {
     type Directory = SimDirectory;
     type File = SimFile;
     type Channel = SimChannel;
+    type Pci = SimPci;
     type Wakes = SimWakes;
     type Sender<T: Send + 'static> = SimSender<T>;
     type Receiver<T: Send + 'static> = SimReceiver<T>;
@@ -149,6 +144,10 @@ impl Platform for SimPlatform {
 
     fn channel(&self, file: &SimFile) -> Result<SimChannel> {
         SimChannel::open(file)
+    }
+
+    fn pci(&self) -> SimPci {
+        SimPci::new(world::with(|world| world.cores[self.core as usize].process))
     }
 
     fn shared_memory(&self, _name: &str, len: u64) -> Result<SimMemory> {

@@ -65,7 +65,7 @@ mod host {
 /// The simulator, a module for each temper of it. Its machine has an NVMe controller; that of the real host is in
 /// nvme_hardware.rs.
 mod simulated {
-    use runtime::{Constructor, Instant, PciAddress, Poll, Poller};
+    use runtime::{Constructor, Instant, PciAddress, Platform, Poll, Poller};
     use sim::faults::Faults;
     use sim::nvme::{NamespaceProfile, Profile, ShadowStyle};
     use sim::pci::SimPci;

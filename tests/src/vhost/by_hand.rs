@@ -190,6 +190,7 @@ impl Platform for ByHand {
     type Directory = Nothing;
     type File = Nothing;
     type Channel = Nothing;
+    type Pci = hw::pci::HostPci;
     type Wakes = Armed;
     type Sender<T: Send + 'static> = NothingOf<T>;
     type Receiver<T: Send + 'static> = NothingOf<T>;
@@ -239,6 +240,10 @@ impl Platform for ByHand {
 
     fn channel(&self, file: &Nothing) -> Result<Nothing> {
         match *file {}
+    }
+
+    fn pci(&self) -> Self::Pci {
+        panic!("there are no functions");
     }
 
     fn shared_memory(&self, name: &str, len: u64) -> Result<HostMemory> {
