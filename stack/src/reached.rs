@@ -434,7 +434,7 @@ points! {
             /// An NVMe controller has no I/O queue left.
             NvmeNoQueue = "nvme-no-queue", never: "told to a channel, which is no failure of the controller";
             /// An NVMe controller is reset: an operator asked.
-            NvmeResetAsked = "nvme-reset-asked", never: "no call asks for it yet";
+            NvmeResetAsked = "nvme-reset-asked";
             /// An NVMe controller is let go.
             NvmeClosed = "nvme-closed", never: "told to channels, which is no failure of the controller";
         }

@@ -635,7 +635,7 @@ fn a_namespace_is_a_bdev() {
         let bdev = |rig: &Rig, at: usize| {
             let (namespace, link) = (rig.driver.namespaces()[at].clone(), rig.driver.link().clone());
             let options = Options::default();
-            NvmeBdev::new("Nvme0", rig.driver.address(), info.clone(), namespace, link, options, 1)
+            NvmeBdev::new("Nvme0", rig.driver.address(), info.clone(), namespace, link, options, false, 1)
         };
         let (disk, protected) = (bdev(&rig, 0), bdev(&rig, 1));
         assert_eq!((disk.name(), protected.name()), ("Nvme0n1", "Nvme0n3"));

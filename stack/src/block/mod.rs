@@ -4,6 +4,7 @@
 //! submits and polls there by tokens. A channel allocates nothing for an I/O after its start.
 
 mod file;
+mod gone;
 mod malloc;
 mod null;
 mod nvme;
@@ -12,6 +13,7 @@ mod statistics;
 pub mod uuid;
 
 pub use file::{FileBdev, FileParameters};
+pub use gone::GoneChannel;
 pub use malloc::MallocBdev;
 pub use null::NullBdev;
 pub use nvme::NvmeBdev;
@@ -157,6 +159,12 @@ pub trait Bdev<P: Platform>: Send + Sync {
 
     /// Opens this core's channel. Errors as the platform gives them.
     fn channel(&self, platform: &P) -> runtime::Result<Box<dyn Channel<P>>>;
+
+    /// Whether devices read and write a payload by themselves, by its device addresses: whoever submits has its memory
+    /// mapped for them ([`runtime::Dma`]). What is not mapped is copied, and counted.
+    fn is_reached_by_devices(&self) -> bool {
+        false
+    }
 
     /// What its channels have counted.
     fn statistics(&self) -> &Statistics;

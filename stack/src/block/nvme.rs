@@ -14,7 +14,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use runtime::{ErrorKind, Instant, PciAddress, Platform};
+use runtime::{CoreId, ErrorKind, Instant, PciAddress, Platform};
 use serde_json::{Map, Value, json};
 
 /// A namespace as a disk.
@@ -26,12 +26,15 @@ pub struct NvmeBdev<P: Platform, X: PciOf<P>> {
     info: ControllerInfo,
     link: Link<P, X>,
     options: Options,
+    after_loss: bool,
     statistics: Statistics,
 }
 
 impl<P: Platform, X: PciOf<P>> NvmeBdev<P, X> {
     /// The disk of a namespace of the controller that is called `controller`: `Nvme0n1` is namespace 1 of `Nvme0`.
+    /// `after_loss`: the same disk was lost in this life of the target, perhaps with what its cache held.
     #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "made in one place, of what a controller says of itself")]
     pub fn new(
         controller: &str,
         address: PciAddress,
@@ -39,6 +42,7 @@ impl<P: Platform, X: PciOf<P>> NvmeBdev<P, X> {
         namespace: Namespace,
         link: Link<P, X>,
         options: Options,
+        after_loss: bool,
         cores: u16,
     ) -> Self {
         Self {
@@ -49,6 +53,7 @@ impl<P: Platform, X: PciOf<P>> NvmeBdev<P, X> {
             info,
             link,
             options,
+            after_loss,
             statistics: Statistics::new(cores),
         }
     }
@@ -107,8 +112,16 @@ impl<P: Platform, X: PciOf<P>> Bdev<P> for NvmeBdev<P, X> {
             namespace: self.namespace.clone(),
             refused: Vec::with_capacity(CHANNEL_DEPTH),
             ended: Vec::with_capacity(CHANNEL_DEPTH),
+            core: platform.here(),
+            statistics: self.statistics.clone(),
+            copied_bytes: 0,
+            owes_failure: self.after_loss && self.namespace.abilities().volatile_cache,
         };
         Ok(Box::new(Counted::new(channel, platform.here(), self.statistics.clone())))
+    }
+
+    fn is_reached_by_devices(&self) -> bool {
+        true
     }
 
     fn statistics(&self) -> &Statistics {
@@ -149,6 +162,12 @@ struct NvmeChannel<P: Platform, X: PciOf<P>> {
     refused: Vec<Completion>,
     /// What the driver has just ended; kept for its memory.
     ended: Vec<Ended>,
+    core: CoreId,
+    statistics: Statistics,
+    /// What of the driver's copied bytes was counted.
+    copied_bytes: u64,
+    /// Writes that were completed may have been lost with the drive that was there before: the next flush says so.
+    owes_failure: bool,
 }
 
 impl<P: Platform, X: PciOf<P>> NvmeChannel<P, X> {
@@ -178,6 +197,10 @@ impl<P: Platform, X: PciOf<P>> Channel<P> for NvmeChannel<P, X> {
             self.refused.push(Completion { token, result: Err(error) });
             return Ok(());
         }
+        if io.op == Op::Flush && core::mem::take(&mut self.owes_failure) {
+            self.refused.push(Completion { token, result: Err(IoError::Medium(ErrorKind::Io)) });
+            return Ok(());
+        }
         let operation = match io.op {
             Op::Read => Operation::Read,
             Op::Write { fua } => Operation::Write { fua },
@@ -194,6 +217,11 @@ impl<P: Platform, X: PciOf<P>> Channel<P> for NvmeChannel<P, X> {
     fn poll(&mut self, now: Instant, completions: &mut Vec<Completion>) -> bool {
         let worked = self.channel.poll(now, &mut self.ended) || !self.refused.is_empty();
         completions.append(&mut self.refused);
+        let copied_bytes = self.channel.copied_bytes();
+        if copied_bytes != self.copied_bytes {
+            self.statistics.record_copied(self.core, copied_bytes - self.copied_bytes);
+            self.copied_bytes = copied_bytes;
+        }
         completions.extend(self.ended.drain(..).map(|Ended { token, result }| Completion {
             token: u64::from(token),
             result: result.map_err(io_error),

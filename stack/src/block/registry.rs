@@ -3,7 +3,7 @@
 //! Belongs to the control path's core. A bdev is used by one front-end at a time unless each of its front-ends asked to
 //! share it: two guests on one disk destroy a file system, so nobody gets there by mistake.
 
-use super::{Bdev, FileBdev, MallocBdev, NullBdev, Snapshot};
+use super::{Bdev, FileBdev, MallocBdev, NullBdev, NvmeBdev, Snapshot};
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -18,6 +18,8 @@ pub enum Disk<P: Platform> {
     Malloc(Arc<MallocBdev<P>>),
     /// A uring or aio bdev.
     File(Arc<FileBdev<P>>),
+    /// A namespace of an NVMe controller.
+    Nvme(Arc<NvmeBdev<P, P::Pci>>),
 }
 
 impl<P: Platform> Disk<P> {
@@ -28,6 +30,7 @@ impl<P: Platform> Disk<P> {
             Self::Null(bdev) => bdev.clone(),
             Self::Malloc(bdev) => bdev.clone(),
             Self::File(bdev) => bdev.clone(),
+            Self::Nvme(bdev) => bdev.clone(),
         }
     }
 }
@@ -38,6 +41,7 @@ impl<P: Platform> Clone for Disk<P> {
             Self::Null(bdev) => Self::Null(bdev.clone()),
             Self::Malloc(bdev) => Self::Malloc(bdev.clone()),
             Self::File(bdev) => Self::File(bdev.clone()),
+            Self::Nvme(bdev) => Self::Nvme(bdev.clone()),
         }
     }
 }
@@ -119,6 +123,12 @@ impl<P: Platform> Registry<P> {
         let entry = self.entries.remove(index);
         assert!(entry.claims.0.is_empty(), "a bdev is removed only when no front-end has it");
         Some(entry.disk)
+    }
+
+    /// Takes a bdev out that is gone, whoever has it: its front-ends keep what they hold, which fails everything.
+    pub fn remove_gone(&mut self, name: &str) -> Option<Disk<P>> {
+        let index = self.entries.iter().position(|entry| entry.disk.bdev().name() == name)?;
+        Some(self.entries.remove(index).disk)
     }
 
     /// The bdev of that name.

@@ -125,7 +125,16 @@ impl Counters {
 /// One core's counters, on cache lines of their own.
 #[derive(Debug)]
 #[repr(align(128))]
-struct CoreCounters([Counters; Kind::ALL.len()]);
+struct CoreCounters {
+    kinds: [Counters; Kind::ALL.len()],
+    copied_bytes: AtomicU64,
+}
+
+impl CoreCounters {
+    fn new() -> Self {
+        Self { kinds: core::array::from_fn(|_| Counters::new()), copied_bytes: AtomicU64::new(0) }
+    }
+}
 
 /// The counters of one bdev. Made once with the bdev; cloned into its channels.
 #[derive(Clone, Debug)]
@@ -139,14 +148,18 @@ impl Statistics {
     /// Counters for a process of `cores` cores.
     #[must_use]
     pub fn new(cores: u16) -> Self {
-        let cores =
-            (0..cores).map(|_| CoreCounters(core::array::from_fn(|_| Counters::new()))).collect::<Vec<_>>();
+        let cores = (0..cores).map(|_| CoreCounters::new()).collect::<Vec<_>>();
         Self { cores: cores.into(), generation: Arc::new(AtomicU64::new(0)) }
+    }
+
+    /// Counts payload that a channel of the calling core copied on its way, since no device could reach it where it was.
+    pub fn record_copied(&self, core: CoreId, bytes: u64) {
+        Counters::add(&self.cores[usize::from(core.0)].copied_bytes, bytes);
     }
 
     /// Counts one ended I/O of the calling core. `bytes` count only when it succeeded.
     fn record(&self, core: CoreId, kind: Kind, bytes: u64, latency_ns: u64, ok: bool) {
-        let counters = &self.cores[usize::from(core.0)].0[kind as usize];
+        let counters = &self.cores[usize::from(core.0)].kinds[kind as usize];
         if ok {
             counters.record(self.generation.load(Relaxed), bytes, latency_ns);
         } else {
@@ -158,8 +171,11 @@ impl Statistics {
     #[must_use]
     pub fn core(&self, core: CoreId) -> Snapshot {
         let generation = self.generation.load(Relaxed);
-        let counters = &self.cores[usize::from(core.0)].0;
-        Snapshot(core::array::from_fn(|kind| counters[kind].snapshot(generation)))
+        let CoreCounters { kinds, copied_bytes } = &self.cores[usize::from(core.0)];
+        Snapshot {
+            kinds: core::array::from_fn(|kind| kinds[kind].snapshot(generation)),
+            copied_bytes: copied_bytes.load(Relaxed),
+        }
     }
 
     /// What each core has counted since the bdev was made.
@@ -215,25 +231,34 @@ impl Default for KindSnapshot {
 
 /// All kinds at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Snapshot([KindSnapshot; Kind::ALL.len()]);
+pub struct Snapshot {
+    kinds: [KindSnapshot; Kind::ALL.len()],
+    copied_bytes: u64,
+}
 
 impl Snapshot {
     /// One kind of it.
     #[must_use]
     pub const fn kind(&self, kind: Kind) -> &KindSnapshot {
-        &self.0[kind as usize]
+        &self.kinds[kind as usize]
+    }
+
+    /// Payload bytes that were copied on their way.
+    #[must_use]
+    pub const fn copied_bytes(&self) -> u64 {
+        self.copied_bytes
     }
 
     /// Whether nothing was counted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.iter().all(|kind| kind.ops == 0 && kind.errors == 0)
+        self.kinds.iter().all(|kind| kind.ops == 0 && kind.errors == 0)
     }
 
     /// Operations of every kind that failed.
     #[must_use]
     pub fn errors(&self) -> u64 {
-        self.0.iter().map(|kind| kind.errors).sum()
+        self.kinds.iter().map(|kind| kind.errors).sum()
     }
 
     /// The sum of both.
@@ -246,7 +271,7 @@ impl Snapshot {
     #[must_use]
     pub fn since(&self, baseline: &Self) -> Self {
         let mut difference = self.combine(baseline, u64::saturating_sub);
-        for (kind, own) in difference.0.iter_mut().zip(&self.0) {
+        for (kind, own) in difference.kinds.iter_mut().zip(&self.kinds) {
             kind.latency_ns_min = own.latency_ns_min;
             kind.latency_ns_max = own.latency_ns_max;
         }
@@ -257,15 +282,15 @@ impl Snapshot {
     #[must_use]
     pub fn with_errors_of(&self, other: &Self) -> Self {
         let mut mixed = *self;
-        for (kind, other) in mixed.0.iter_mut().zip(&other.0) {
+        for (kind, other) in mixed.kinds.iter_mut().zip(&other.kinds) {
             kind.errors = other.errors;
         }
         mixed
     }
 
     fn combine(&self, other: &Self, with: impl Fn(u64, u64) -> u64) -> Self {
-        Self(core::array::from_fn(|index| {
-            let (a, b) = (&self.0[index], &other.0[index]);
+        let kinds = core::array::from_fn(|index| {
+            let (a, b) = (&self.kinds[index], &other.kinds[index]);
             KindSnapshot {
                 ops: with(a.ops, b.ops),
                 bytes: with(a.bytes, b.bytes),
@@ -275,7 +300,8 @@ impl Snapshot {
                 latency_ns_max: a.latency_ns_max.max(b.latency_ns_max),
                 buckets: core::array::from_fn(|bucket| with(a.buckets[bucket], b.buckets[bucket])),
             }
-        }))
+        });
+        Self { kinds, copied_bytes: with(self.copied_bytes, other.copied_bytes) }
     }
 }
 
@@ -368,6 +394,8 @@ mod tests {
         assert_eq!((read.ops, read.bytes, read.latency_ns), (2, 4608, 1000));
         assert_eq!((read.latency_ns_min, read.latency_ns_max), (100, 900));
         assert_eq!((total.kind(Kind::Write).ops, total.errors()), (0, 1));
+        statistics.record_copied(CoreId(1), 512);
+        assert_eq!(statistics.total().copied_bytes(), 512);
         assert_eq!(read.buckets[7] + read.buckets[10], 2);
     }
 

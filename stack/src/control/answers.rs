@@ -3,9 +3,11 @@
 //! ticks of a nanosecond. What SPDK tells of its host's processes and numa nodes is left out.
 
 use super::calls::{TRANSPORT, method_names};
-use super::config::{Config, ControllerConfig, Subsystem};
+use super::config::{Config, ControllerConfig, DriveConfig, Subsystem};
 use super::error::{RpcError, RpcResult};
 use crate::block::{Bdev, Kind, KindSnapshot, Registry, Snapshot, uuid};
+use crate::nvme::bits::Health;
+use crate::nvme::driver::ControllerInfo;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -102,6 +104,7 @@ fn statistics(snapshot: &Snapshot) -> Map<String, Value> {
     }
     // Beyond SPDK's: what it does not count.
     put("num_flush_ops".into(), snapshot.kind(Kind::Flush).ops);
+    put("payload_bytes_copied".into(), snapshot.copied_bytes());
     put("num_write_zeroes_ops".into(), snapshot.kind(Kind::WriteZeroes).ops);
     put("bytes_zeroed".into(), snapshot.kind(Kind::WriteZeroes).bytes);
     let mut errors = Map::new();
@@ -210,6 +213,72 @@ pub fn controller(view: &ControllerView<'_>) -> Value {
         entry["reason"] = reason.into();
     }
     entry
+}
+
+/// What is told of one NVMe controller.
+#[derive(Clone, Debug)]
+pub struct DriveView<'a> {
+    /// What was attached.
+    pub config: &'a DriveConfig,
+    /// Where it stands, in SPDK's words where there is one.
+    pub state: &'static str,
+    /// Why, where it does not serve.
+    pub reason: Option<&'a str>,
+    /// What it said of itself, while it is there.
+    pub info: Option<&'a ControllerInfo>,
+    /// Namespaces that cannot be used, and why.
+    pub unusable: &'a [(u32, String)],
+}
+
+/// One entry of `bdev_nvme_get_controllers`.
+#[must_use]
+pub fn drive(view: &DriveView<'_>) -> Value {
+    let mut controller = json!({
+        "state": view.state,
+        "trid": { "trtype": "PCIe", "traddr": view.config.address.to_string() },
+        "cntlid": view.info.map_or(0, |info| info.id),
+        "host": { "nqn": "", "addr": "", "svcid": "" },
+    });
+    if let Some(reason) = view.reason {
+        controller["reason"] = reason.into();
+    }
+    let unusable = view.unusable.iter().map(|(id, why)| json!({ "nsid": id, "reason": why }));
+    let unusable = unusable.collect::<Vec<_>>();
+    if !unusable.is_empty() {
+        controller["unusable_namespaces"] = unusable.into();
+    }
+    json!({ "name": view.config.name, "ctrlrs": [controller] })
+}
+
+/// `bdev_nvme_get_controller_health_info`.
+#[must_use]
+pub fn health(drive: &DriveConfig, info: Option<&ControllerInfo>, health: &Health) -> Value {
+    let text = |of: fn(&ControllerInfo) -> &String| info.map_or("", |info| of(info).as_str());
+    // Counters have 128 bits, of which a program that reads JSON takes 64.
+    let number = |count: u128| u64::try_from(count).unwrap_or(u64::MAX);
+    json!({
+        "model_number": text(|info| &info.model),
+        "serial_number": text(|info| &info.serial),
+        "firmware_revision": text(|info| &info.firmware),
+        "traddr": drive.address.to_string(),
+        "critical_warning": health.critical_warning,
+        "temperature_celsius": i32::from(health.temperature) - 273,
+        "available_spare_percentage": health.available_spare,
+        "available_spare_threshold_percentage": health.available_spare_threshold,
+        "percentage_used": health.percentage_used,
+        "data_units_read": number(health.data_units_read),
+        "data_units_written": number(health.data_units_written),
+        "host_read_commands": number(health.host_read_commands),
+        "host_write_commands": number(health.host_write_commands),
+        "controller_busy_time": number(health.controller_busy_time),
+        "power_cycles": number(health.power_cycles),
+        "power_on_hours": number(health.power_on_hours),
+        "unsafe_shutdowns": number(health.unsafe_shutdowns),
+        "media_errors": number(health.media_errors),
+        "num_err_log_entries": number(health.error_log_entries),
+        "warning_temperature_time_minutes": health.warning_temperature_time,
+        "critical_composite_temperature_time_minutes": health.critical_temperature_time,
+    })
 }
 
 /// The hexadecimal mask of one processor.

@@ -3,7 +3,9 @@
 //! Names, parameters and defaults are SPDK's (`schema/schema.yaml` there, and what its Python client of 25.05 and 26.09
 //! was seen to send). What a method of SPDK's takes and this target has no use for is accepted with its default value.
 
-use super::config::{BdevConfig, BdevKind, BlockConfig, ControllerConfig};
+use super::config::{
+    BdevConfig, BdevKind, BlockConfig, ControllerConfig, DriveConfig, NvmeOptions, OnTimeout,
+};
 use super::cpumask;
 use super::error::{METHOD_NOT_FOUND, RpcError, RpcResult};
 use super::params::{NAME_MAX, PATH_MAX, Params};
@@ -12,7 +14,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::RangeInclusive;
-use runtime::FileEngine;
+use runtime::{FileEngine, PciAddress};
 use serde_json::{Map, Value};
 
 /// The only transport of virtio-blk controllers, SPDK's default.
@@ -21,6 +23,10 @@ pub const TRANSPORT: &str = "vhost_user_blk";
 const BLOCK_SIZES: RangeInclusive<u32> = 512..=65536;
 /// Most bytes of a bdev, so that no sum of an offset and a length can overflow.
 const CAPACITY_MAX: u64 = 1 << 62;
+/// Shortest time that an NVMe command is given: what an ordinary command may take.
+const NVME_TIMEOUT_US_MIN: u64 = 1000;
+/// Longest time: an hour.
+const NVME_TIMEOUT_US_MAX: u64 = 3_600_000_000;
 /// Longest wait for a bdev to appear, in milliseconds: a day.
 const TIMEOUT_MS_MAX: u64 = 86_400_000;
 
@@ -84,6 +90,32 @@ pub enum Call {
         /// Which one.
         name: String,
     },
+    /// `bdev_nvme_set_options`.
+    SetNvmeOptions(NvmeOptions),
+    /// `bdev_nvme_attach_controller`.
+    AttachDrive(DriveConfig),
+    /// `bdev_nvme_detach_controller`.
+    DetachDrive {
+        /// Which one.
+        name: String,
+        /// Where it must sit, if the caller says.
+        address: Option<PciAddress>,
+    },
+    /// `bdev_nvme_reset_controller`.
+    ResetDrive {
+        /// Which one.
+        name: String,
+    },
+    /// `bdev_nvme_get_controllers`.
+    GetDrives {
+        /// Which one; `None`: all.
+        name: Option<String>,
+    },
+    /// `bdev_nvme_get_controller_health_info`.
+    GetDriveHealth {
+        /// Which one.
+        name: String,
+    },
     /// `bdev_get_bdevs`.
     GetBdevs {
         /// Which one; `None`: all.
@@ -137,6 +169,10 @@ impl Call {
                 | Self::DeleteBdev { .. }
                 | Self::ResizeNull { .. }
                 | Self::Rescan { .. }
+                | Self::SetNvmeOptions(_)
+                | Self::AttachDrive(_)
+                | Self::DetachDrive { .. }
+                | Self::ResetDrive { .. }
                 | Self::CreateController(_)
                 | Self::DeleteController { .. }
         )
@@ -157,6 +193,14 @@ const METHODS: &[(&str, Parser)] = &[
     ("bdev_null_create", null_create),
     ("bdev_null_delete", |params| bdev_delete(params, BdevFamily::Null)),
     ("bdev_null_resize", null_resize),
+    ("bdev_nvme_attach_controller", nvme_attach),
+    ("bdev_nvme_detach_controller", nvme_detach),
+    ("bdev_nvme_get_controller_health_info", |params| {
+        Ok(Call::GetDriveHealth { name: params.required_text("name", NAME_MAX)? })
+    }),
+    ("bdev_nvme_get_controllers", |params| Ok(Call::GetDrives { name: params.text("name", NAME_MAX)? })),
+    ("bdev_nvme_reset_controller", nvme_reset),
+    ("bdev_nvme_set_options", nvme_set_options),
     ("bdev_uring_create", |params| file_create(params, FileEngine::Uring)),
     ("bdev_uring_delete", |params| bdev_delete(params, BdevFamily::File(FileEngine::Uring))),
     ("bdev_uring_rescan", |params| rescan(params, FileEngine::Uring)),
@@ -276,6 +320,90 @@ fn rescan(params: &mut Params, engine: FileEngine) -> RpcResult<Call> {
     Ok(Call::Rescan { family: BdevFamily::File(engine), name: params.required_text("name", NAME_MAX)? })
 }
 
+/// SPDK's word for the transport of local drives; its client writes it in either case.
+fn pcie(params: &mut Params) -> RpcResult<bool> {
+    Ok(params.word("trtype", &["PCIe", "pcie", "PCIE"])?.is_some())
+}
+
+fn pci_address(params: &mut Params) -> RpcResult<Option<PciAddress>> {
+    let Some(text) = params.text("traddr", NAME_MAX)? else { return Ok(None) };
+    // SPDK's scripts write 0000.3b.00.0 where a colon would be in the way.
+    let parsed = text.parse().or_else(|error| text.replacen('.', ":", 2).parse().map_err(|_| error));
+    let refused =
+        |error| RpcError::params(format!("Invalid parameters: traddr is {text:?}; allowed: {error}"));
+    parsed.map(Some).map_err(refused)
+}
+
+fn nvme_attach(params: &mut Params) -> RpcResult<Call> {
+    let name = params.required_text("name", NAME_MAX)?;
+    if !pcie(params)? {
+        return Err(RpcError::params("Invalid parameters: trtype is missing"));
+    }
+    let address = pci_address(params)?;
+    let address = address.ok_or_else(|| RpcError::params("Invalid parameters: traddr is missing"))?;
+    for off in ["prchk_reftag", "prchk_guard", "hdgst", "ddgst", "allow_unrecognized_csi"] {
+        params.ignored(off, false)?;
+    }
+    // SPDK's ways to several paths: a name is given to one controller here.
+    params.word("multipath", &["disable"])?;
+    for zero in ["ctrlr_loss_timeout_sec", "reconnect_delay_sec", "fast_io_fail_timeout_sec"] {
+        params.ignored(zero, 0)?;
+    }
+    Ok(Call::AttachDrive(DriveConfig { name, address }))
+}
+
+fn nvme_detach(params: &mut Params) -> RpcResult<Call> {
+    let name = params.required_text("name", NAME_MAX)?;
+    pcie(params)?;
+    Ok(Call::DetachDrive { name, address: pci_address(params)? })
+}
+
+fn nvme_reset(params: &mut Params) -> RpcResult<Call> {
+    let name = params.required_text("name", NAME_MAX)?;
+    params.ignored("cntlid", 0)?;
+    Ok(Call::ResetDrive { name })
+}
+
+fn nvme_set_options(params: &mut Params) -> RpcResult<Call> {
+    let mut timeout = |name| -> RpcResult<Option<u64>> {
+        let given = params.number(name, 0..=NVME_TIMEOUT_US_MAX)?.filter(|given| *given != 0);
+        match given {
+            Some(given) if given < NVME_TIMEOUT_US_MIN => Err(RpcError::params(format!(
+                "Invalid parameters: {name} is {given}; allowed: 0 (the driver's own), {NVME_TIMEOUT_US_MIN} to \
+                 {NVME_TIMEOUT_US_MAX}"
+            ))),
+            given => Ok(given),
+        }
+    };
+    let (timeout_us, timeout_admin_us) = (timeout("timeout_us")?, timeout("timeout_admin_us")?);
+    let action_on_timeout = match params.word("action_on_timeout", &["none", "abort", "reset"])? {
+        None | Some(0) => None,
+        Some(1) => Some(OnTimeout::Abort),
+        Some(_) => Some(OnTimeout::Reset),
+    };
+    let retries = params.number("bdev_retry_count", 0..=255)?;
+    let bdev_retry_count = retries.and_then(|count| u8::try_from(count).ok());
+    for zero in [
+        "arbitration_burst",
+        "low_priority_weight",
+        "medium_priority_weight",
+        "high_priority_weight",
+        "ctrlr_loss_timeout_sec",
+        "reconnect_delay_sec",
+        "fast_io_fail_timeout_sec",
+    ] {
+        params.ignored(zero, 0)?;
+    }
+    params.ignored("transport_retry_count", 4)?;
+    params.ignored("delay_cmd_submit", true)?;
+    Ok(Call::SetNvmeOptions(NvmeOptions {
+        timeout_us,
+        timeout_admin_us,
+        action_on_timeout,
+        bdev_retry_count,
+    }))
+}
+
 fn get_bdevs(params: &mut Params) -> RpcResult<Call> {
     let name = params.text("name", NAME_MAX)?;
     let timeout_ms = params.number("timeout", 0..=TIMEOUT_MS_MAX)?.unwrap_or(0);
@@ -379,6 +507,17 @@ mod tests {
                 "vhost_create_blk_controller",
                 json!({"ctrlr":"vhost.1","dev_name":"Nvme0n1","readonly":false,"packed_ring":false}),
             ),
+            (
+                "bdev_nvme_attach_controller",
+                json!({"name":"Nvme0","trtype":"pcie","traddr":"0000:60:00.0","prchk_reftag":false,
+                    "prchk_guard":false,"hdgst":false,"ddgst":false}),
+            ),
+            ("bdev_nvme_attach_controller", json!({"name":"Nvme0","trtype":"PCIe","traddr":"0000.60.00.0"})),
+            ("bdev_nvme_detach_controller", json!({"name":"Nvme0"})),
+            (
+                "bdev_nvme_set_options",
+                json!({"action_on_timeout":"none","timeout_us":0,"bdev_retry_count":3}),
+            ),
             ("rpc_get_methods", json!({"current":false,"include_aliases":false})),
             ("framework_get_config", json!({"name":"bdev","with_batches":false})),
             ("bdev_get_iostat", json!({"per_channel":false})),
@@ -416,6 +555,13 @@ mod tests {
             ("vhost_create_blk_controller", json!({"ctrlr":"x","dev_name":"n","cpumask":"q"})),
             ("vhost_create_blk_controller", json!({"ctrlr":"x","dev_name":"n","transport":"vfiouser"})),
             ("bdev_get_iostat", json!({"name":"a","names":["a"]})),
+            ("bdev_nvme_attach_controller", json!({"name":"n","trtype":"tcp","traddr":"10.0.0.1"})),
+            ("bdev_nvme_attach_controller", json!({"name":"n","trtype":"pcie","traddr":"60:00"})),
+            ("bdev_nvme_attach_controller", json!({"name":"n","trtype":"pcie"})),
+            ("bdev_nvme_attach_controller", json!({"name":"n","traddr":"60:00.0"})),
+            ("bdev_nvme_set_options", json!({"timeout_us":10})),
+            ("bdev_nvme_set_options", json!({"bdev_retry_count":-1})),
+            ("bdev_nvme_set_options", json!({"no_such_option":1})),
         ] {
             let error = call(method, params.clone()).expect_err(method);
             assert_eq!(error.code, INVALID_PARAMS, "{method} {params}");

@@ -13,7 +13,7 @@ use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use runtime::FileEngine;
+use runtime::{FileEngine, PciAddress};
 use serde_json::{Map, Value, json};
 
 /// The version of the file that this release writes, and the newest that it reads.
@@ -93,6 +93,57 @@ impl BdevKind {
     }
 }
 
+/// An NVMe controller that was attached. Its bdevs are its namespaces, whatever those are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DriveConfig {
+    /// Its name; that of namespace 1 as a bdev is `Nvme0n1` if it is `Nvme0`.
+    pub name: String,
+    /// Where it sits.
+    pub address: PciAddress,
+}
+
+impl DriveConfig {
+    /// Whether a bdev of that name can only be one of its namespaces.
+    #[must_use]
+    pub fn owns(&self, bdev: &str) -> bool {
+        let number = bdev.strip_prefix(self.name.as_str()).and_then(|rest| rest.strip_prefix('n'));
+        number.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit()))
+    }
+}
+
+/// What is done about an NVMe I/O command that takes too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnTimeout {
+    /// It is aborted; when that does not end it either, the controller is reset.
+    Abort,
+    /// The controller is reset.
+    Reset,
+}
+
+impl OnTimeout {
+    /// SPDK's word for it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Abort => "abort",
+            Self::Reset => "reset",
+        }
+    }
+}
+
+/// How NVMe controllers are driven that are attached from now on; what is `None` stays as the driver has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NvmeOptions {
+    /// How long an I/O command may take.
+    pub timeout_us: Option<u64>,
+    /// How long an admin command may take.
+    pub timeout_admin_us: Option<u64>,
+    /// What is done then.
+    pub action_on_timeout: Option<OnTimeout>,
+    /// How often a command is tried again.
+    pub bdev_retry_count: Option<u8>,
+}
+
 /// What a controller was asked to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControllerConfig {
@@ -116,6 +167,10 @@ pub struct Config {
     /// Tells the memory of this target's malloc bdevs from that of other targets of the machine, which may have been given
     /// the same bdevs; all zeroes until it was drawn.
     pub instance: [u8; 16],
+    /// How NVMe controllers are driven.
+    pub nvme_options: NvmeOptions,
+    /// The NVMe controllers, in order of attachment.
+    pub drives: Vec<DriveConfig>,
     /// The bdevs, in order of creation.
     pub bdevs: Vec<BdevConfig>,
     /// The controllers, in order of creation.
@@ -130,6 +185,25 @@ impl Config {
     #[must_use]
     pub fn bdev(&self, name: &str) -> Option<&BdevConfig> {
         self.bdevs.iter().find(|bdev| bdev.name == name)
+    }
+
+    /// The NVMe controller of that name.
+    #[must_use]
+    pub fn drive(&self, name: &str) -> Option<&DriveConfig> {
+        self.drives.iter().find(|drive| drive.name == name)
+    }
+
+    /// The NVMe controller that a bdev of that name can only be a namespace of.
+    #[must_use]
+    pub fn drive_of(&self, bdev: &str) -> Option<&DriveConfig> {
+        self.drives.iter().find(|drive| drive.owns(bdev))
+    }
+
+    /// The names of the controllers on bdevs that `chosen` says yes to.
+    #[must_use]
+    pub fn users(&self, chosen: impl Fn(&str) -> bool) -> Vec<&str> {
+        let users = self.controllers.iter().filter(|controller| chosen(&controller.bdev));
+        users.map(|controller| controller.name.as_str()).collect()
     }
 
     /// The controller of that name.
@@ -203,6 +277,17 @@ impl Config {
         let method = call["method"].as_str().ok_or("it names no method")?;
         let params = call["params"].as_object().cloned().unwrap_or_default();
         match parse(method, params).map_err(|error| error.message)? {
+            Call::SetNvmeOptions(options) => self.nvme_options = options,
+            Call::AttachDrive(drive) => {
+                let taken = |other: &DriveConfig| other.name == drive.name || other.address == drive.address;
+                if self.drives.iter().any(taken) {
+                    return Err(format!(
+                        "the name or the address of NVMe controller {} is there twice",
+                        drive.name
+                    ));
+                }
+                self.drives.push(drive);
+            }
             Call::CreateBdev(bdev) => {
                 if bdev.name.is_empty() || bdev.uuid == [0; 16] {
                     return Err(format!("{method} needs a name and a uuid here"));
@@ -216,7 +301,7 @@ impl Config {
                 if self.controller(&controller.name).is_some() {
                     return Err(format!("controller {} is there twice", controller.name));
                 }
-                if self.bdev(&controller.bdev).is_none() {
+                if self.bdev(&controller.bdev).is_none() && self.drive_of(&controller.bdev).is_none() {
                     return Err(format!(
                         "controller {} is on bdev {}, which is not there",
                         controller.name, controller.bdev
@@ -281,10 +366,36 @@ impl Subsystem {
     #[must_use]
     pub fn calls(self, config: &Config) -> Vec<Value> {
         match self {
-            Self::Bdev => config.bdevs.iter().map(bdev_call).collect(),
+            Self::Bdev => {
+                let options =
+                    (config.nvme_options != NvmeOptions::default()).then(|| nvme_call(&config.nvme_options));
+                let drives = config.drives.iter().map(drive_call);
+                options.into_iter().chain(drives).chain(config.bdevs.iter().map(bdev_call)).collect()
+            }
             Self::VhostBlk => config.controllers.iter().map(controller_call).collect(),
         }
     }
+}
+
+fn nvme_call(options: &NvmeOptions) -> Value {
+    let NvmeOptions { timeout_us, timeout_admin_us, action_on_timeout, bdev_retry_count } = options;
+    let mut params = Map::new();
+    let mut put = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            params.insert(name.into(), value);
+        }
+    };
+    put("timeout_us", timeout_us.map(Value::from));
+    put("timeout_admin_us", timeout_admin_us.map(Value::from));
+    put("action_on_timeout", action_on_timeout.map(|action| action.word().into()));
+    put("bdev_retry_count", bdev_retry_count.map(Value::from));
+    json!({ "method": "bdev_nvme_set_options", "params": params })
+}
+
+fn drive_call(drive: &DriveConfig) -> Value {
+    let DriveConfig { name, address } = drive;
+    let params = json!({ "name": name, "trtype": "PCIe", "traddr": address.to_string() });
+    json!({ "method": "bdev_nvme_attach_controller", "params": params })
 }
 
 fn bdev_call(bdev: &BdevConfig) -> Value {
@@ -352,9 +463,13 @@ mod tests {
             uuid: uuid::random([index as u64, 7]),
             kind,
         });
-        let controller = |name: &str, shared, cpumask: Option<&str>| ControllerConfig {
+        let drive = |name: &str, address: &str| DriveConfig {
             name: name.into(),
-            bdev: "disk1".into(),
+            address: address.parse().expect("an address"),
+        };
+        let controller = |name: &str, bdev: &str, shared, cpumask: Option<&str>| ControllerConfig {
+            name: name.into(),
+            bdev: bdev.into(),
             read_only: shared,
             packed_ring: shared,
             shared,
@@ -363,7 +478,18 @@ mod tests {
         Config {
             instance: [5; 16],
             bdevs: bdevs.collect(),
-            controllers: [controller("vhost.0", true, None), controller("vhost.1", true, Some("0x3"))].into(),
+            nvme_options: NvmeOptions {
+                timeout_us: Some(5_000_000),
+                action_on_timeout: Some(OnTimeout::Reset),
+                ..NvmeOptions::default()
+            },
+            drives: [drive("Nvme0", "0000:3b:00.0"), drive("Nvme1", "10000:01:00.0")].into(),
+            controllers: [
+                controller("vhost.0", "disk1", true, None),
+                controller("vhost.1", "disk1", true, Some("0x3")),
+                controller("vhost.2", "Nvme0n1", false, None),
+            ]
+            .into(),
             reclaim: [String::from("malloc-x")].into(),
         }
     }
@@ -399,14 +525,15 @@ mod tests {
             Err(DecodeError::Damaged(what)) => what,
             other => panic!("{from} -> {to}: {other:?}"),
         };
-        assert!(damaged("\"disk1\"", "\"disk0\"").contains("entry 1: the name or the uuid of bdev disk0"));
+        assert!(damaged("\"disk1\"", "\"disk0\"").contains("entry 4: the name or the uuid of bdev disk0"));
         assert!(damaged("\"num_blocks\": 2048", "\"num_blocks\": -1").contains("num_blocks is -1"));
         assert!(
             damaged("\"dev_name\": \"disk1\"", "\"dev_name\": \"gone\"")
                 .contains("bdev gone, which is not there")
         );
         assert!(damaged("\"shared\": true", "\"shared\": false").contains("do not share it"));
-        assert!(damaged("bdev_null_create", "bdev_null_delete").contains("entry 0"));
+        assert!(damaged("bdev_null_create", "bdev_null_delete").contains("entry 3"));
+        assert!(damaged("10000:01:00.0", "0000:3b:00.0").contains("the address of NVMe controller Nvme1"));
         assert!(damaged("\"version\"", "\"verzion\"").contains("no version"));
         assert!(damaged("0x3", "zz").contains("cpumask"));
         assert!(damaged("05050505-", "").contains("instance"));

@@ -25,6 +25,8 @@ pub const INVALID_STATE: i32 = -1;
 /// The errno values that methods answer with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Errno {
+    /// EPERM.
+    NotPermitted,
     /// ENOENT.
     NoSuchFile,
     /// EIO.
@@ -54,6 +56,7 @@ impl Errno {
     #[must_use]
     pub const fn code(self) -> i32 {
         match self {
+            Self::NotPermitted => -1,
             Self::NoSuchFile => -2,
             Self::InputOutput => -5,
             Self::OutOfMemory => -12,
@@ -72,6 +75,7 @@ impl Errno {
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
+            Self::NotPermitted => "Operation not permitted",
             Self::NoSuchFile => "No such file or directory",
             Self::InputOutput => "Input/output error",
             Self::OutOfMemory => "Cannot allocate memory",

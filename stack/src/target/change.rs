@@ -6,17 +6,18 @@
 //! one; memory of the machine that it may leave behind is named in the state before it is made (`Config::reclaim`).
 
 use super::controllers::{Standing, Told};
+use super::drives::Heard;
 use super::inventory::{Inventory, MemoryJob, SaveJob};
 use super::opening::{Opened, Opening};
 use crate::block::{Bdev, Disk};
 use crate::control::calls::{BdevFamily, Call};
-use crate::control::config::{BdevConfig, BdevKind, Config, ControllerConfig};
+use crate::control::config::{BdevConfig, BdevKind, Config, ControllerConfig, DriveConfig, NvmeOptions};
 use crate::control::error::{Errno, INVALID_STATE, RpcError, RpcResult};
 use crate::events::Kind;
+use crate::nvme::driver::Failure;
 use alloc::format;
 use alloc::string::String;
-use alloc::vec::Vec;
-use runtime::{Directory, FileOptions, Instant, Job, Platform, Wakes};
+use runtime::{Directory, ErrorKind, FileOptions, Instant, Job, PciAddress, Platform, Wakes};
 use serde_json::{Value, json};
 
 /// A change under way.
@@ -36,6 +37,12 @@ enum Step<P: Platform> {
     Save { job: SaveJob<P>, config: Config, then: Then<P> },
     /// The end of a controller that is deleted, or whose making could not be saved.
     End { name: String, answer: RpcResult<Value> },
+    /// A new NVMe controller.
+    Attach { drive: DriveConfig },
+    /// The reset of an NVMe controller.
+    Reset { name: String },
+    /// The end of an NVMe controller that is detached, or could not be attached.
+    Detach { name: String, answer: RpcResult<Value> },
     /// The end of memory that nobody needs any more.
     Free { name: String, job: P::Job<runtime::Result<()>> },
     /// Nothing: this is the answer.
@@ -54,6 +61,12 @@ enum Then<P: Platform> {
     Keep(String),
     /// A controller is stopped.
     Stop(String),
+    /// An NVMe controller is kept; if it cannot be saved it is let go again.
+    KeepDrive(String),
+    /// An NVMe controller is let go.
+    LetGo(String),
+    /// Nothing: what was saved is in force.
+    Nothing,
 }
 
 impl<P: Platform> Change<P> {
@@ -66,6 +79,10 @@ impl<P: Platform> Change<P> {
             Call::Rescan { family, name } => {
                 rescan(inventory, family, &name).map(|()| Step::Answer(Ok(json!(true))))
             }
+            Call::SetNvmeOptions(options) => set_nvme_options(inventory, options),
+            Call::AttachDrive(drive) => attach_drive(inventory, drive),
+            Call::DetachDrive { name, address } => detach_drive(inventory, name, address),
+            Call::ResetDrive { name } => reset_drive(inventory, name),
             Call::CreateController(controller) => create_controller(inventory, controller),
             Call::DeleteController { name } => delete_controller(inventory, name),
             _ => Err(RpcError::new(INVALID_STATE, "not a change")),
@@ -79,10 +96,11 @@ impl<P: Platform> Change<P> {
         inventory: &mut Inventory<P>,
         now: Instant,
         told: &[(String, Told)],
+        heard: &[(String, Heard)],
         until: &mut Option<Instant>,
     ) -> Result<RpcResult<Value>, bool> {
         let step = core::mem::replace(&mut self.0, Step::Answer(Ok(Value::Null)));
-        let (step, worked) = go_on(inventory, step, now, told, until);
+        let (step, worked) = go_on(inventory, step, now, told, heard, until);
         if let Step::Answer(answer) = step {
             return Ok(answer);
         }
@@ -97,7 +115,12 @@ impl<P: Platform> Change<P> {
             Step::Note { job, .. } | Step::Save { job, .. } => wakes.job(job),
             Step::Memory { job, .. } => wakes.job(job),
             Step::Free { job, .. } => wakes.job(job),
-            Step::Start { .. } | Step::End { .. } | Step::Answer(_) => {}
+            Step::Start { .. }
+            | Step::End { .. }
+            | Step::Attach { .. }
+            | Step::Reset { .. }
+            | Step::Detach { .. }
+            | Step::Answer(_) => {}
         }
     }
 }
@@ -126,6 +149,10 @@ fn create_bdev<P: Platform>(inventory: &mut Inventory<P>, mut bdev: BdevConfig) 
     }
     if inventory.config.bdev(&bdev.name).is_some() {
         return Err(RpcError::errno(Errno::Exists, format!("a bdev named {} is there already", bdev.name)));
+    }
+    if let Some(drive) = inventory.config.drive_of(&bdev.name) {
+        let what = format!("{} is the name of a namespace of NVMe controller {}", bdev.name, drive.name);
+        return Err(RpcError::errno(Errno::Exists, what));
     }
     if bdev.uuid == [0; 16] {
         bdev.uuid = inventory.new_uuid();
@@ -175,8 +202,7 @@ fn delete_bdev<P: Platform>(
     name: String,
 ) -> RpcResult<Step<P>> {
     let bdev = bdev_of(inventory, family, &name)?;
-    let users = inventory.config.controllers.iter().filter(|controller| controller.bdev == name);
-    let users = users.map(|controller| controller.name.as_str()).collect::<Vec<_>>();
+    let users = inventory.config.users(|bdev| bdev == name);
     if !users.is_empty() {
         let what = format!("bdev {name} is in use by controller {}: delete that first", users.join(", "));
         return Err(RpcError::errno(Errno::Busy, what));
@@ -264,6 +290,134 @@ fn delete_controller<P: Platform>(inventory: &mut Inventory<P>, name: String) ->
     Ok(save(inventory, config, Then::Stop(name)))
 }
 
+fn set_nvme_options<P: Platform>(inventory: &mut Inventory<P>, options: NvmeOptions) -> RpcResult<Step<P>> {
+    if let Some(drive) = inventory.config.drives.first() {
+        let what = format!(
+            "options are taken before the first NVMe controller is attached, and {} is: detach it first",
+            drive.name
+        );
+        return Err(RpcError::errno(Errno::NotPermitted, what));
+    }
+    let mut config = inventory.config.clone();
+    config.nvme_options = options;
+    Ok(save(inventory, config, Then::Nothing))
+}
+
+fn attach_drive<P: Platform>(inventory: &mut Inventory<P>, drive: DriveConfig) -> RpcResult<Step<P>> {
+    let DriveConfig { name, address } = &drive;
+    if let Some(other) =
+        inventory.config.drives.iter().find(|other| other.name == *name || other.address == *address)
+    {
+        let what = format!("NVMe controller {} is attached at {} already", other.name, other.address);
+        return Err(RpcError::errno(Errno::Exists, what));
+    }
+    if let Some(bdev) = inventory.config.bdevs.iter().find(|bdev| drive.owns(&bdev.name)) {
+        let what =
+            format!("bdev {} has a name of this controller's namespaces: choose another name", bdev.name);
+        return Err(RpcError::errno(Errno::Exists, what));
+    }
+    inventory.drives.add(drive.clone(), &inventory.config.nvme_options);
+    let Inventory { drives, platform, .. } = inventory;
+    drives.start(platform, name);
+    Ok(Step::Attach { drive })
+}
+
+/// The error for an NVMe controller that is not attached.
+pub(super) fn no_drive(name: &str) -> RpcError {
+    let what =
+        format!("no NVMe controller is named {name}; bdev_nvme_get_controllers lists those that there are");
+    RpcError::errno(Errno::NoSuchDevice, what)
+}
+
+fn detach_drive<P: Platform>(
+    inventory: &mut Inventory<P>,
+    name: String,
+    address: Option<PciAddress>,
+) -> RpcResult<Step<P>> {
+    let drive = inventory.config.drive(&name).ok_or_else(|| no_drive(&name))?;
+    if let Some(asked) = address.filter(|asked| *asked != drive.address) {
+        let what = format!("NVMe controller {name} is at {}, not at {asked}", drive.address);
+        return Err(RpcError::errno(Errno::NoSuchDevice, what));
+    }
+    let users = inventory.config.users(|bdev| drive.owns(bdev));
+    if !users.is_empty() {
+        let what = format!("its namespaces are in use by controller {}: delete that first", users.join(", "));
+        return Err(RpcError::errno(Errno::Busy, what));
+    }
+    let mut config = inventory.config.clone();
+    config.drives.retain(|other| other.name != name);
+    Ok(save(inventory, config, Then::LetGo(name)))
+}
+
+fn reset_drive<P: Platform>(inventory: &mut Inventory<P>, name: String) -> RpcResult<Step<P>> {
+    let Some(entry) = inventory.drives.get(&name) else { return Err(no_drive(&name)) };
+    let not_ready = entry.reason();
+    if !inventory.drives.reset(&name) {
+        return Err(RpcError::errno(
+            Errno::Busy,
+            format!("the controller is not ready to be reset: {not_ready}"),
+        ));
+    }
+    Ok(Step::Reset { name })
+}
+
+/// What an operator is told of a controller that cannot be used.
+fn drive_failed(drive: &DriveConfig, why: &Failure) -> RpcError {
+    let errno = match why {
+        Failure::Refused(refused) if refused.kind == ErrorKind::NotFound => Errno::NoSuchDevice,
+        Failure::Refused(refused) => Errno::of(refused.kind),
+        Failure::NotNvme { .. } => Errno::NoSuchDevice,
+        Failure::World { error, .. } => Errno::of(error.kind),
+        Failure::Unsupported(_) => Errno::Unsupported,
+        Failure::Removed => Errno::NoSuchDevice,
+        _ => Errno::InputOutput,
+    };
+    RpcError::errno(
+        errno,
+        format!("cannot attach NVMe controller {} at {}: {why}", drive.name, drive.address),
+    )
+}
+
+/// Lets an NVMe controller go and goes on to `answer` when it is gone.
+fn let_go<P: Platform>(inventory: &mut Inventory<P>, name: String, answer: RpcResult<Value>) -> Step<P> {
+    inventory.drives.close(&name);
+    inventory.settle_drives();
+    Step::Detach { name, answer }
+}
+
+/// Looks whether a new NVMe controller is ready.
+fn attached<P: Platform>(
+    inventory: &mut Inventory<P>,
+    drive: DriveConfig,
+    heard: &[(String, Heard)],
+) -> (Step<P>, bool) {
+    let mut words = heard.iter().filter(|(who, _)| *who == drive.name).map(|(_, word)| word);
+    let failed = words.find_map(|word| match word {
+        Heard::Failed(why) => Some(drive_failed(&drive, why)),
+        Heard::Gone => {
+            Some(RpcError::errno(Errno::InputOutput, "the driver died as the controller was attached"))
+        }
+        _ => None,
+    });
+    let found = inventory.drives.get(&drive.name).and_then(|entry| entry.found.as_ref());
+    // A drive of which nothing can be used is refused, with the reason.
+    let unusable = found.filter(|found| found.namespaces.is_empty()).and_then(|found| found.unusable.first());
+    let unusable = unusable.map(|(id, why)| {
+        let what = format!("no namespace of the controller at {} can be used; {id}: {why}", drive.address);
+        RpcError::errno(Errno::Unsupported, what)
+    });
+    if let Some(error) = failed.or(unusable) {
+        return (let_go(inventory, drive.name, Err(error)), true);
+    }
+    if found.is_none() {
+        return (Step::Attach { drive }, false);
+    }
+    let mut config = inventory.config.clone();
+    let name = drive.name.clone();
+    config.drives.push(drive);
+    (save(inventory, config, Then::KeepDrive(name)), true)
+}
+
 /// Takes a controller that is gone out of everything.
 fn forget_controller<P: Platform>(inventory: &mut Inventory<P>, name: &str) {
     if let Some(entry) = inventory.controllers.get(name) {
@@ -291,6 +445,7 @@ fn go_on<P: Platform>(
     step: Step<P>,
     now: Instant,
     told: &[(String, Told)],
+    heard: &[(String, Heard)],
     until: &mut Option<Instant>,
 ) -> (Step<P>, bool) {
     match step {
@@ -355,6 +510,7 @@ fn go_on<P: Platform>(
                         let answer = Err(not_saved(inventory, error));
                         match then {
                             Then::Keep(name) => end_controller(inventory, name, answer),
+                            Then::KeepDrive(name) => let_go(inventory, name, answer),
                             Then::Add(Disk::Malloc(disk)) => {
                                 let name = inventory.config.memory_name(&Bdev::<P>::uuid(&*disk));
                                 drop(disk);
@@ -376,6 +532,33 @@ fn go_on<P: Platform>(
                 return (Step::Answer(answer), true);
             }
             (Step::End { name, answer }, false)
+        }
+        Step::Attach { drive } => attached(inventory, drive, heard),
+        Step::Reset { name } => {
+            let words = heard.iter().filter(|(who, _)| *who == name);
+            let answer = words.into_iter().find_map(|(_, word)| match word {
+                Heard::Ready => Some(Ok(json!(true))),
+                Heard::NotReady => {
+                    Some(Err(RpcError::errno(Errno::Busy, "the controller is being reset already")))
+                }
+                Heard::Failed(why) => {
+                    let what = format!("the controller did not outlive its reset: {why}");
+                    Some(Err(RpcError::errno(Errno::InputOutput, what)))
+                }
+                Heard::Gone => Some(Err(RpcError::errno(Errno::InputOutput, "its driver died"))),
+                Heard::Health(_) => None,
+            });
+            match answer {
+                Some(answer) => (Step::Answer(answer), true),
+                None => (Step::Reset { name }, false),
+            }
+        }
+        Step::Detach { name, answer } => {
+            if inventory.drives.get(&name).is_none_or(|entry| entry.is_gone()) {
+                inventory.drives.remove(&name);
+                return (Step::Answer(answer), true);
+            }
+            (Step::Detach { name, answer }, false)
         }
         Step::Free { name, mut job } => match job.take() {
             None => (Step::Free { name, job }, false),
@@ -467,5 +650,19 @@ fn apply<P: Platform>(inventory: &mut Inventory<P>, then: Then<P>) -> Step<P> {
             Some(_) => Step::Answer(Ok(json!(true))),
         },
         Then::Stop(name) => end_controller(inventory, name, Ok(json!(true))),
+        Then::KeepDrive(name) => {
+            if let Some(entry) = inventory.drives.get_mut(&name) {
+                entry.kept = true;
+            }
+            inventory.settle_drives();
+            // One that failed as it was saved is kept, as it would be had it failed a moment later.
+            let owned = |disk: &&Disk<P>| {
+                inventory.config.drive_of(disk.bdev().name()).is_some_and(|of| of.name == name)
+            };
+            let names = inventory.registry.iter().filter(owned).map(|disk| json!(disk.bdev().name()));
+            Step::Answer(Ok(names.collect()))
+        }
+        Then::LetGo(name) => let_go(inventory, name, Ok(json!(true))),
+        Then::Nothing => Step::Answer(Ok(json!(true))),
     }
 }

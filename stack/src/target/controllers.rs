@@ -24,10 +24,11 @@ const REPORTS_MAX: usize = 1024;
 const FULL_RETRY: Duration = Duration::from_millis(1);
 
 /// What the target tells a controller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Command {
+enum Command<P: Platform> {
     /// Its bdev has another size now.
     Resized,
+    /// Its bdev is gone, and this one is there in its place.
+    Rebind(Arc<dyn Bdev<P>>),
     /// Answer this question with what there is to tell.
     Describe(u64),
     /// Drain, close, end.
@@ -75,14 +76,15 @@ pub(super) struct Entry<P: Platform> {
     pub(super) standing: Standing,
     pub(super) core: CoreId,
     number: u32,
-    link: Option<P::Sender<Command>>,
+    link: Option<P::Sender<Command<P>>>,
     /// Commands that found the mailbox full.
-    kept: VecDeque<Command>,
+    kept: VecDeque<Command<P>>,
 }
 
 impl<P: Platform> Entry<P> {
-    fn command(&mut self, command: Command) {
-        if self.link.is_some() && !self.kept.contains(&command) {
+    fn command(&mut self, command: Command<P>) {
+        let again = |kept: &Command<P>| matches!((kept, &command), (Command::Resized, Command::Resized));
+        if self.link.is_some() && !self.kept.iter().any(again) {
             self.kept.push_back(command);
         }
     }
@@ -91,11 +93,11 @@ impl<P: Platform> Entry<P> {
     fn flush(&mut self) -> bool {
         let mut worked = false;
         if let Some(link) = &self.link {
-            while let Some(command) = self.kept.front() {
-                if link.send(*command).is_err() {
+            while let Some(command) = self.kept.pop_front() {
+                if let Err(command) = link.send(command) {
+                    self.kept.push_front(command);
                     break;
                 }
-                self.kept.pop_front();
                 worked = true;
             }
         }
@@ -214,6 +216,13 @@ impl<P: Platform> Controllers<P> {
         entry.link.is_some()
     }
 
+    /// A bdev is another one now: the controllers that run on the one that was there before go over to it.
+    pub(super) fn rebind(&mut self, name: &str, bdev: Arc<dyn Bdev<P>>) {
+        if let Some(entry) = self.get_mut(name) {
+            entry.command(Command::Rebind(bdev));
+        }
+    }
+
     /// Sends what was kept and takes what came. Whether there was work; what was told is pushed to `told`.
     pub(super) fn poll(&mut self, told: &mut Vec<(String, Told)>) -> bool {
         let mut worked = false;
@@ -256,7 +265,7 @@ struct ControllerPoller<P: Platform> {
     /// `None`: it could not be made, or has ended.
     controller: Option<Controller<P>>,
     number: u32,
-    commands: P::Receiver<Command>,
+    commands: P::Receiver<Command<P>>,
     report_to: P::Sender<Report>,
     /// Reports that found the mailbox full, in order.
     kept: VecDeque<Told>,
@@ -270,7 +279,7 @@ impl<P: Platform> ControllerPoller<P> {
         platform: P,
         config: vhost_user::ControllerConfig<P>,
         number: u32,
-        commands: P::Receiver<Command>,
+        commands: P::Receiver<Command<P>>,
         report_to: P::Sender<Report>,
     ) -> Self {
         let (controller, started) = match Controller::new(platform, config) {
@@ -290,6 +299,7 @@ impl<P: Platform> ControllerPoller<P> {
             let Some(controller) = &mut self.controller else { continue };
             match command {
                 Command::Resized => controller.resized(),
+                Command::Rebind(bdev) => controller.rebind(bdev),
                 Command::Describe(question) => {
                     self.kept.push_back(Told::Described(question, controller.describe()))
                 }

@@ -2,6 +2,7 @@
 
 use super::Options;
 use super::controllers::{Controllers, Standing};
+use super::drives::{Change, Drives, Entry};
 use super::pending::Pending;
 use crate::block::{ClaimRefused, Disk, FileBdev, FileParameters, MallocBdev, NullBdev, Registry};
 use crate::control::config::{BdevConfig, BdevKind, Config, ControllerConfig};
@@ -13,6 +14,7 @@ use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use runtime::{CoreId, Directory, Event, FileInfo, Platform};
 
 /// The shared part of the target. Lives on the first core.
@@ -28,6 +30,8 @@ pub(super) struct Inventory<P: Platform> {
     /// The bdevs that are in the state directory and not there yet.
     pub(super) pending: Pending<P>,
     pub(super) controllers: Controllers<P>,
+    /// The NVMe controllers that are wanted, there or not.
+    pub(super) drives: Drives<P>,
 }
 
 /// What [`Inventory::begin_save`] gives: the state directory comes back with the outcome.
@@ -158,11 +162,18 @@ impl<P: Platform> Inventory<P> {
         })
     }
 
-    /// Starts a controller that was added, on its bdev, which is there and claimed.
+    /// Starts a controller that was added, on its bdev. One whose bdev is not there waits for it; it may have had it.
     pub(super) fn start_controller(&mut self, name: &str) {
-        let Some(entry) = self.controllers.get(name) else { return };
-        let bdev =
-            self.registry.get(&entry.config.bdev).expect("a controller starts when its bdev is there").bdev();
+        let Some(entry) = self.controllers.get_mut(name) else { return };
+        let config = entry.config.clone();
+        let Some(bdev) = self.registry.get(&config.bdev).map(Disk::bdev) else {
+            entry.standing = Standing::Waiting(String::from("its bdev is gone"), None);
+            return;
+        };
+        if let Err(error) = self.claim(&config) {
+            tracing::error!(controller = %name, error = %error.message, "cannot start");
+            return;
+        }
         let path = self.socket_path(name);
         self.controllers.start(&self.platform, name, bdev, path, self.options.vhost_socket.clone());
     }
@@ -171,15 +182,50 @@ impl<P: Platform> Inventory<P> {
     pub(super) fn start_controllers_on(&mut self, bdev: &str) {
         let waiting = self.controllers.iter().filter(|entry| entry.config.bdev == bdev);
         let waiting = waiting.filter(|entry| matches!(entry.standing, Standing::Waiting(..)));
-        let configs = waiting.map(|entry| entry.config.clone()).collect::<alloc::vec::Vec<_>>();
-        for controller in configs {
-            match self.claim(&controller) {
-                Ok(()) => self.start_controller(&controller.name),
+        let names = waiting.map(|entry| entry.config.name.clone()).collect::<Vec<_>>();
+        // Those that run do it on one that was there before and is gone.
+        let running = self.controllers.iter().filter(|entry| entry.config.bdev == bdev);
+        let running =
+            running.filter(|entry| matches!(entry.standing, Standing::Starting | Standing::Serving));
+        let configs = running.map(|entry| entry.config.clone()).collect::<Vec<_>>();
+        for name in names {
+            self.start_controller(&name);
+        }
+        let Some(disk) = self.registry.get(bdev).map(Disk::bdev) else { return };
+        for config in configs {
+            match self.claim(&config) {
+                Ok(()) => self.controllers.rebind(&config.name, disk.clone()),
                 Err(error) => {
-                    tracing::error!(controller = %controller.name, error = %error.message, "cannot start")
+                    tracing::error!(controller = %config.name, error = %error.message, "keeps a dead bdev")
                 }
             }
         }
+    }
+
+    /// Takes over what became of the bdevs of NVMe controllers. Whether anything did.
+    pub(super) fn settle_drives(&mut self) -> bool {
+        let changes = self.drives.changes(self.platform.cores());
+        let any = !changes.is_empty();
+        for change in changes {
+            match change {
+                Change::Came(disk) => {
+                    let name = String::from(disk.bdev().name());
+                    tracing::info!(bdev = %name, "the bdev is there");
+                    self.registry.add(disk);
+                    self.start_controllers_on(&name);
+                }
+                Change::Went(name) => {
+                    let holders = self.registry.holders(&name);
+                    tracing::warn!(bdev = %name, ?holders, "the bdev is gone");
+                    drop(self.registry.remove_gone(&name));
+                }
+                Change::Resized(name) => {
+                    tracing::info!(bdev = %name, "the bdev was resized");
+                    self.controllers.resized(&name);
+                }
+            }
+        }
+        any
     }
 
     /// Where a controller listens.
@@ -199,7 +245,8 @@ impl<P: Platform> Inventory<P> {
 
     /// Why a bdev is not there.
     pub(super) fn why_no_bdev(&self, name: &str) -> String {
-        match self.pending.reason(name) {
+        let drive = self.drives.iter().find(|entry| entry.kept && entry.config.owns(name));
+        match self.pending.reason(name).map(String::from).or_else(|| drive.map(Entry::reason)) {
             Some(reason) => format!("bdev {name} is not there yet: {reason}"),
             None => format!("no bdev is named {name}; bdev_get_bdevs lists those that there are"),
         }

@@ -8,6 +8,7 @@
 
 mod change;
 mod controllers;
+mod drives;
 mod inventory;
 mod opening;
 mod pending;
@@ -15,6 +16,7 @@ mod questions;
 
 use self::change::Change;
 use self::controllers::{Controllers, Standing, Told};
+use self::drives::{Drives, Heard};
 use self::inventory::Inventory;
 use self::pending::Pending;
 use self::questions::Questions;
@@ -113,6 +115,7 @@ struct Running<P: Platform> {
     /// When the last round wanted to be polled again.
     until: Option<Instant>,
     told: Vec<(String, Told)>,
+    heard: Vec<(String, Heard)>,
     incoming: Vec<Incoming>,
 }
 
@@ -176,6 +179,7 @@ impl<P: Platform> Running<P> {
         let mut inventory = Inventory {
             pending: Pending::new(&config.bdevs),
             controllers: Controllers::new(&platform, options.in_band_notifications),
+            drives: Drives::new(&platform, &config.drives, &config.nvme_options),
             registry: Registry::default(),
             state: Some(state),
             platform,
@@ -194,6 +198,7 @@ impl<P: Platform> Running<P> {
         inventory.record_state(Kind::StateRead, 0, &inventory.config);
         tracing::info!(
             bdevs = inventory.config.bdevs.len(),
+            nvme_controllers = inventory.config.drives.len(),
             controllers = inventory.config.controllers.len(),
             "the state directory was read"
         );
@@ -212,6 +217,7 @@ impl<P: Platform> Running<P> {
             worked: true,
             until: None,
             told: Vec::new(),
+            heard: Vec::new(),
             incoming: Vec::new(),
         }
     }
@@ -219,7 +225,9 @@ impl<P: Platform> Running<P> {
     /// One round. `Err`: the target has ended.
     fn poll(&mut self, now: Instant) -> Result<Poll, Ended> {
         self.told.clear();
+        self.heard.clear();
         let mut worked = self.inventory.controllers.poll(&mut self.told);
+        worked |= self.inventory.drives.poll(now, &mut self.heard);
         if !worked && self.is_quiet(now) {
             let mut until = self.until;
             earlier(&mut until, self.server.is_some().then_some(self.look_at));
@@ -228,6 +236,8 @@ impl<P: Platform> Running<P> {
         let mut until = None;
         if self.stopping.is_none() {
             worked |= pending::poll(&mut self.inventory, now, &mut until);
+            let Inventory { drives, platform, .. } = &mut self.inventory;
+            worked |= drives.start_due(platform, now, &mut until);
         }
         self.reclaiming.retain_mut(|job| match job.take() {
             None => true,
@@ -239,18 +249,23 @@ impl<P: Platform> Running<P> {
             }
         });
         worked |= self.poll_change(now, &mut until);
+        worked |= self.inventory.settle_drives();
         worked |= self.settle_controllers(now, &mut until);
         let mut answers = Vec::new();
-        worked |= self.questions.poll(&self.inventory, now, &self.told, &mut answers);
+        worked |= self.questions.poll(&self.inventory, now, &self.told, &self.heard, &mut answers);
         for (connection, answer) in answers {
             self.answer(connection, answer);
         }
         worked |= self.begin_to_serve(now);
+        if self.server.is_none() {
+            earlier(&mut until, self.inventory.drives.first_wait(now));
+        }
         worked |= self.poll_server(now, &mut until);
         if self.inventory.platform.stop_requested() || self.failure.is_some() {
             worked |= self.poll_stop(now, &mut until)?;
         }
         earlier(&mut until, self.inventory.controllers.wake_at(now));
+        earlier(&mut until, self.inventory.drives.wake_at(now));
         earlier(&mut until, self.questions.wake_at());
         self.until = until;
         self.worked = worked;
@@ -288,7 +303,7 @@ impl<P: Platform> Running<P> {
             worked = true;
         }
         let Some((connection, change)) = &mut self.change else { return worked };
-        match change.poll(&mut self.inventory, now, &self.told, until) {
+        match change.poll(&mut self.inventory, now, &self.told, &self.heard, until) {
             Err(more) => worked | more,
             Ok(answer) => {
                 let connection = *connection;
@@ -334,6 +349,9 @@ impl<P: Platform> Running<P> {
     /// Listens for calls once every bdev was tried, and says so once every controller was heard of.
     fn begin_to_serve(&mut self, now: Instant) -> bool {
         if self.server.is_some() || self.stopping.is_some() || !self.inventory.pending.all_tried() {
+            return false;
+        }
+        if !self.inventory.drives.all_tried(now) {
             return false;
         }
         // Memory that is given back must not be taken for a new bdev's.
@@ -434,7 +452,7 @@ impl<P: Platform> Running<P> {
                 }
             }
         }
-        if !self.inventory.controllers.all_gone() {
+        if !self.inventory.controllers.all_gone() || !self.inventory.drives.close_all() {
             return Ok(worked);
         }
         if let Some(failure) = self.failure.take() {
@@ -458,6 +476,7 @@ impl<P: Platform> Running<P> {
     fn arm(&mut self, now: Instant, wakes: &mut P::Wakes) -> Poll {
         self.was_armed = true;
         self.inventory.controllers.arm(wakes);
+        self.inventory.drives.arm(wakes);
         self.inventory.pending.arm(wakes);
         for job in &self.reclaiming {
             wakes.job(job);

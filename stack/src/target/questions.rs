@@ -1,12 +1,16 @@
 //! Calls that ask and cannot be answered at once: what the controllers tell of themselves from their cores, and bdevs
 //! that shall be waited for. Any number is under way at a time, one a client.
 
+use super::change::no_drive;
 use super::controllers::{Standing, Told};
+use super::drives::{self, Heard};
 use super::inventory::Inventory;
+use crate::block::Disk;
 use crate::control::answers::{self, ControllerView};
 use crate::control::calls::Call;
 use crate::control::error::{Errno, RpcError, RpcResult};
 use crate::control::server::ConnectionId;
+use crate::nvme::bits::{Health, Status};
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::String;
@@ -37,6 +41,8 @@ enum Waiting {
     Sessions { number: u64, names: Vec<String>, told: BTreeMap<String, Value>, awaited: Vec<String> },
     /// This bdev.
     Bdev(String),
+    /// The health of this NVMe controller.
+    Health(String),
 }
 
 impl Questions {
@@ -79,6 +85,27 @@ impl Questions {
                 Ok(told)
             }
             Call::GetControllers { name } => return self.ask_controllers(inventory, from, name, now),
+            Call::GetDrives { name } => {
+                if let Some(name) = name.as_ref().filter(|name| inventory.config.drive(name).is_none()) {
+                    return Some(Err(no_drive(name)));
+                }
+                let wanted = |entry: &&drives::Entry<P>| {
+                    entry.kept && name.as_ref().is_none_or(|name| *name == entry.config.name)
+                };
+                Ok(inventory.drives.iter().filter(wanted).map(drive).collect::<Vec<_>>().into())
+            }
+            Call::GetDriveHealth { name } => {
+                let Some(entry) = inventory.drives.get(&name).filter(|entry| entry.kept) else {
+                    return Some(Err(no_drive(&name)));
+                };
+                let reason = entry.reason();
+                if !inventory.drives.read_health(&name) {
+                    return Some(Err(RpcError::errno(Errno::Busy, reason)));
+                }
+                let until = now.after(ANSWER_WAIT_MAX);
+                self.waiting.push(Question { from, until, what: Waiting::Health(name) });
+                return None;
+            }
             Call::GetReactors => {
                 let reactors = inventory.platform.reactors();
                 let threads = reactors.iter().map(|reactor| {
@@ -95,6 +122,10 @@ impl Questions {
             | Call::DeleteBdev { .. }
             | Call::ResizeNull { .. }
             | Call::Rescan { .. }
+            | Call::SetNvmeOptions(_)
+            | Call::AttachDrive(_)
+            | Call::DetachDrive { .. }
+            | Call::ResetDrive { .. }
             | Call::CreateController(_)
             | Call::DeleteController { .. } => unreachable!("changes are made, not asked"),
         })
@@ -135,6 +166,7 @@ impl Questions {
         inventory: &Inventory<P>,
         now: Instant,
         told: &[(String, Told)],
+        heard: &[(String, Heard)],
         answers: &mut Vec<(ConnectionId, RpcResult<Value>)>,
     ) -> bool {
         let before = self.waiting.len();
@@ -145,6 +177,19 @@ impl Questions {
                     Some(entry) => Some(Ok(json!([entry]))),
                     None => late.then(|| Err(inventory.no_bdev(name))),
                 },
+                Waiting::Health(name) => {
+                    let page = heard.iter().find_map(|(who, word)| match word {
+                        Heard::Health(page) if who == name => Some(page),
+                        _ => None,
+                    });
+                    match page {
+                        Some(page) => Some(health(inventory, name, page)),
+                        None => late.then(|| {
+                            let what = format!("NVMe controller {name} did not give its health in time");
+                            Err(RpcError::errno(Errno::InputOutput, what))
+                        }),
+                    }
+                }
                 Waiting::Sessions { number, names, told: heard, awaited } => {
                     for (who, what) in told {
                         match what {
@@ -179,7 +224,48 @@ impl Questions {
 /// The bdevs that there are, in order of creation (after a restart they come in any order).
 fn bdev_names<P: Platform>(inventory: &Inventory<P>) -> Vec<String> {
     let there = inventory.config.bdevs.iter().filter(|bdev| inventory.registry.get(&bdev.name).is_some());
-    there.map(|bdev| bdev.name.clone()).collect()
+    let namespaces = inventory.registry.iter().filter(|disk| matches!(disk, Disk::Nvme(_)));
+    let mut namespaces = namespaces.map(|disk| String::from(disk.bdev().name())).collect::<Vec<_>>();
+    namespaces.sort_unstable();
+    there.map(|bdev| bdev.name.clone()).chain(namespaces).collect()
+}
+
+/// One entry of `bdev_nvme_get_controllers`.
+fn drive<P: Platform>(entry: &drives::Entry<P>) -> Value {
+    let (state, reason) = match &entry.standing {
+        drives::Standing::Ready => ("enabled", None),
+        drives::Standing::Resetting(why) => ("resetting", Some(why.as_str())),
+        drives::Standing::Starting => ("starting", None),
+        drives::Standing::Closing(Some(why)) | drives::Standing::Waiting(why, _) => {
+            ("failed", Some(why.as_str()))
+        }
+        drives::Standing::Closing(None) => ("deleting", None),
+    };
+    let found = entry.found.as_ref();
+    answers::drive(&answers::DriveView {
+        config: &entry.config,
+        state,
+        reason,
+        info: found.map(|found| &found.info),
+        unusable: found.map_or(&[], |found| &found.unusable),
+    })
+}
+
+/// `bdev_nvme_get_controller_health_info`, from the log page.
+fn health<P: Platform>(
+    inventory: &Inventory<P>,
+    name: &str,
+    page: &Result<Vec<u8>, Status>,
+) -> RpcResult<Value> {
+    let page = page.as_ref().map_err(|status| {
+        RpcError::errno(
+            Errno::InputOutput,
+            format!("NVMe controller {name} refused its health log: {status}"),
+        )
+    })?;
+    let entry = inventory.drives.get(name).ok_or_else(|| no_drive(name))?;
+    let info = entry.found.as_ref().map(|found| &found.info);
+    Ok(answers::health(&entry.config, info, &Health::decode(page)))
 }
 
 /// One entry of `bdev_get_bdevs`, if the bdev is there.

@@ -8,10 +8,12 @@ use super::session::{Ending, Session, SessionConfig};
 use crate::block::Bdev;
 use crate::reached::Reached;
 use crate::virtio::blk::{BlkDevice, BlkOptions, MAX_QUEUES};
+use crate::virtio::memory::{GuestMemory, Retired};
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::time::Duration;
 use runtime::{Instant, Listener, Platform, Poll, SocketOptions, Wakes};
 use serde_json::{Value, json};
@@ -54,6 +56,8 @@ pub struct Controller<P: Platform> {
     listener: Option<P::Listener>,
     device: BlkDevice<P>,
     session: Option<Session<P>>,
+    /// Memory of the session before, while there is none.
+    retired: Vec<Retired<P>>,
     /// Carried from session to session.
     write_cache_known: bool,
     /// When the sockets are looked at next.
@@ -98,6 +102,7 @@ impl<P: Platform> Controller<P> {
             listener: Some(listener),
             device: blk,
             session: None,
+            retired: Vec::new(),
             write_cache_known: false,
             armed: false,
         })
@@ -109,11 +114,14 @@ impl<P: Platform> Controller<P> {
         if look {
             self.look_at = now.after(LOOK_INTERVAL);
         }
-        let Some(session) = &mut self.session else { return self.poll_listener(now, look) };
+        let Some(session) = &mut self.session else { return self.poll_alone(now, look) };
         let any = session.poll(now, &mut self.device, look);
+        if self.device.take_rebound() {
+            session.config_changed();
+        }
         if session.is_over() {
             self.write_cache_known = session.write_cache_known();
-            self.session = None;
+            self.retired = self.session.take().map_or_else(Vec::new, Session::into_retired);
             // The next front-end may be waiting already.
             self.look_at = now;
             return Poll::Busy;
@@ -123,6 +131,21 @@ impl<P: Platform> Controller<P> {
         }
         let until = session.wake_at(&self.device);
         Poll::Idle { until: if look { until } else { Some(earliest(until, self.look_at)) } }
+    }
+
+    /// Goes on without a front-end. The bdev may have to hear of its device at any time, and memory is given back.
+    fn poll_alone(&mut self, now: Instant, look: bool) -> Poll {
+        let worked = self.device.poll(now, &GuestMemory::new());
+        self.retired.retain_mut(|retired| !retired.poll(&self.platform));
+        let polled = self.poll_listener(now, look);
+        match polled {
+            Poll::Done if !self.retired.is_empty() => Poll::Idle { until: None },
+            Poll::Idle { .. } if worked => Poll::Busy,
+            Poll::Idle { until } => {
+                Poll::Idle { until: until.into_iter().chain(self.device.wake_at()).min() }
+            }
+            other => other,
+        }
     }
 
     /// Accepts the next front-end, if one waits.
@@ -139,7 +162,8 @@ impl<P: Platform> Controller<P> {
                     in_band_notifications: self.in_band_notifications,
                     write_cache_known: self.write_cache_known,
                 };
-                self.session = Some(Session::new(self.platform.clone(), config, stream, now));
+                let retired = core::mem::take(&mut self.retired);
+                self.session = Some(Session::new(self.platform.clone(), config, stream, retired, now));
                 self.look_at = now;
                 Poll::Busy
             }
@@ -157,13 +181,23 @@ impl<P: Platform> Controller<P> {
     pub fn arm(&mut self, now: Instant, wakes: &mut P::Wakes) -> Poll {
         self.armed = true;
         let Some(session) = &mut self.session else {
+            if self.device.arm(wakes) {
+                return Poll::Busy;
+            }
+            for retired in &self.retired {
+                retired.arm(wakes);
+            }
+            let wake_at = self.device.wake_at();
             return match &self.listener {
-                None => Poll::Done,
+                None if self.retired.is_empty() => Poll::Done,
+                None => Poll::Idle { until: wake_at },
                 // The connection that waits would end the sleep at once, over and over.
-                Some(_) if now < self.accept_at => Poll::Idle { until: Some(self.accept_at) },
+                Some(_) if now < self.accept_at => {
+                    Poll::Idle { until: Some(earliest(wake_at, self.accept_at)) }
+                }
                 Some(listener) => {
                     wakes.listener(listener);
-                    Poll::Idle { until: None }
+                    Poll::Idle { until: wake_at }
                 }
             };
         };
@@ -171,6 +205,12 @@ impl<P: Platform> Controller<P> {
             return Poll::Busy;
         }
         Poll::Idle { until: session.wake_at(&self.device) }
+    }
+
+    /// The bdev is gone, and another one of its name is there: goes over to it as soon as nothing is in flight.
+    pub fn rebind(&mut self, bdev: Arc<dyn Bdev<P>>) {
+        info!(controller = %self.name, bdev = bdev.name(), "goes over to the bdev that came");
+        self.device.rebind(bdev);
     }
 
     /// The bdev has another size: takes it over, and tells the front-end.
@@ -195,7 +235,7 @@ impl<P: Platform> Controller<P> {
     /// Whether it was stopped and holds nothing any more.
     #[must_use]
     pub fn is_stopped(&self) -> bool {
-        self.listener.is_none() && self.session.is_none()
+        self.listener.is_none() && self.session.is_none() && self.retired.is_empty()
     }
 
     /// Its sessions, as `vhost_get_controllers` shows them: one if a front-end is connected, else none.

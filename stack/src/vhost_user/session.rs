@@ -26,7 +26,7 @@ use crate::reached::Reached;
 use crate::virtio::blk::{BlkDevice, Due, MAX_QUEUES};
 use crate::virtio::features;
 use crate::virtio::log::DirtyLog;
-use crate::virtio::memory::{GuestMemory, MAX_REGIONS, MemoryError, Region};
+use crate::virtio::memory::{GuestMemory, MAX_REGIONS, MemoryError, Region, Retired};
 use alloc::format;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -125,6 +125,8 @@ pub(super) struct Session<P: Platform> {
     status: u8,
     rings: Rings<P>,
     memory: GuestMemory<P>,
+    /// Regions that were given up and are still mapped for devices.
+    retired: Vec<Retired<P>>,
     /// Rung when the dirty log was written.
     log_notifier: Option<P::Notifier>,
     pending: Option<Pending<P>>,
@@ -143,7 +145,14 @@ pub(super) struct Session<P: Platform> {
 }
 
 impl<P: Platform> Session<P> {
-    pub(super) fn new(platform: P, config: SessionConfig, stream: P::Stream, now: Instant) -> Self {
+    /// A session on a new connection. `retired`: what the one before has left.
+    pub(super) fn new(
+        platform: P,
+        config: SessionConfig,
+        stream: P::Stream,
+        retired: Vec<Retired<P>>,
+        now: Instant,
+    ) -> Self {
         let rings = Rings::new(config.controller.clone());
         let session = Self {
             platform,
@@ -154,6 +163,7 @@ impl<P: Platform> Session<P> {
             status: 0,
             rings,
             memory: GuestMemory::new(),
+            retired,
             log_notifier: None,
             pending: None,
             ending: None,
@@ -181,6 +191,13 @@ impl<P: Platform> Session<P> {
 
     pub(super) fn protocol_features(&self) -> u64 {
         self.protocol_features
+    }
+
+    /// What is left of the memory of a session that is over.
+    pub(super) fn into_retired(self) -> Vec<Retired<P>> {
+        let Self { mut retired, memory, .. } = self;
+        retired.push(memory.retire());
+        retired
     }
 
     pub(super) fn memory(&self) -> &GuestMemory<P> {
@@ -221,12 +238,28 @@ impl<P: Platform> Session<P> {
         if look {
             any |= self.receive(device);
         }
+        any |= self.reach_memory(device);
         if self.held_until.is_some_and(|until| now >= until) {
             Reached::HoldExpired.mark::<P::Window>();
             self.release_hold(device);
             any = true;
         }
         any | self.tell(device)
+    }
+
+    /// Lets devices reach guest memory, where they do. What was given up goes first: both together may be more than the
+    /// host allows. Whether there was anything to do.
+    fn reach_memory(&mut self, device: &BlkDevice<P>) -> bool {
+        let before = self.retired.len();
+        self.retired.retain_mut(|retired| !retired.poll(&self.platform));
+        let any = self.retired.len() != before;
+        if !device.is_reached_by_devices() {
+            return any;
+        }
+        if self.retired.is_empty() {
+            self.memory.begin_mapping(&self.platform);
+        }
+        any | self.memory.poll_mapping()
     }
 
     /// What the device's work asks of the session: rings that stopped themselves, and the log's reader.
@@ -568,7 +601,7 @@ impl<P: Platform> Session<P> {
                 (self.log_notifier, self.status) = (None, 0);
             }
             Action::ReplaceMemory(memory) => {
-                self.memory = memory;
+                self.retired.push(core::mem::replace(&mut self.memory, memory).retire());
                 self.rings.rebase(&self.memory, device);
                 device.resume();
                 self.start_rings(device)?;
@@ -577,7 +610,7 @@ impl<P: Platform> Session<P> {
                 // Held also when it was not there: the change that it belongs to may go on.
                 self.held_until = Some(self.now.after(REMOVAL_HOLD));
                 let removed = self.memory.remove(guest_address, user_address, size);
-                let _unmapped_at_the_end = removed.ok_or(Refusal::NoSuchRegion)?;
+                self.retired.push(removed.ok_or(Refusal::NoSuchRegion)?);
                 self.rings.rebase(&self.memory, device);
             }
         }
@@ -707,6 +740,10 @@ impl<P: Platform> Session<P> {
             wakes.stream(self.connection.stream(), Interest::Receive);
         }
         self.backend.arm(wakes);
+        self.memory.arm(wakes);
+        for retired in &self.retired {
+            retired.arm(wakes);
+        }
         any
     }
 

@@ -5,7 +5,7 @@
 use crate::reached::Reached;
 use alloc::vec::Vec;
 use core::fmt;
-use runtime::{Memory, Platform, Window};
+use runtime::{Access, Dma, Job, Memory, Pci, Platform, Wakes, Window};
 
 /// Most regions that a front-end may describe (`GET_MAX_MEM_SLOTS`): QEMU's own limit of memory slots is 509.
 pub const MAX_REGIONS: usize = 509;
@@ -58,15 +58,93 @@ impl fmt::Display for MemoryError {
     }
 }
 
+/// What keeps a region mapped for the process's devices.
+type Mapping<P> = <<<P as Platform>::Pci as Pci>::Dma as Dma>::Mapping;
+
+/// Whether the process's devices reach a region.
+enum Reach<P: Platform> {
+    /// They do not, and nobody asked.
+    Unasked,
+    /// It is being mapped for them.
+    Mapping(P::Job<runtime::Result<Mapping<P>>>),
+    /// They do.
+    Mapped(Mapping<P>),
+    /// They cannot.
+    Refused,
+}
+
 struct Mapped<P: Platform> {
+    /// Dropped before the region's memory.
+    reach: Reach<P>,
     region: Region<P>,
     /// `region.memory.window()`, kept so that a look-up touches one cache line.
     window: P::Window,
 }
 
+impl<P: Platform> Mapped<P> {
+    fn is_unsettled(&self) -> bool {
+        matches!(self.reach, Reach::Unasked | Reach::Mapping(_))
+    }
+}
+
+/// Regions that nobody uses any more: their mappings for devices go first, which may block, then their memory.
+pub struct Retired<P: Platform> {
+    regions: Vec<Mapped<P>>,
+    /// What is left of them is being given back.
+    job: Option<P::Job<()>>,
+}
+
+impl<P: Platform> Retired<P> {
+    /// Goes on with giving them back. Whether nothing is left; not to be polled again then.
+    pub fn poll(&mut self, platform: &P) -> bool {
+        if let Some(job) = &mut self.job {
+            return job.take().is_some();
+        }
+        for Mapped { reach, .. } in &mut self.regions {
+            if let Reach::Mapping(job) = reach {
+                match job.take() {
+                    None => return false,
+                    Some(Ok(mapping)) => *reach = Reach::Mapped(mapping),
+                    Some(Err(_)) => *reach = Reach::Refused,
+                }
+            }
+        }
+        let mut held = Vec::new();
+        for Mapped { reach, region, .. } in self.regions.drain(..) {
+            if let Reach::Mapped(mapping) = reach {
+                held.push((mapping, region.memory));
+            }
+        }
+        if held.is_empty() {
+            return true;
+        }
+        self.job = Some(platform.offload(move || {
+            for (mapping, memory) in held {
+                drop(mapping);
+                drop(memory);
+            }
+        }));
+        false
+    }
+
+    /// Registers what brings it on.
+    pub fn arm(&self, wakes: &mut P::Wakes) {
+        if let Some(job) = &self.job {
+            wakes.job(job);
+        }
+        for Mapped { reach, .. } in &self.regions {
+            if let Reach::Mapping(job) = reach {
+                wakes.job(job);
+            }
+        }
+    }
+}
+
 /// The memory table: regions sorted by guest physical address, none overlapping.
 pub struct GuestMemory<P: Platform> {
     regions: Vec<Mapped<P>>,
+    /// Regions that may still have to be mapped for devices.
+    unsettled: usize,
 }
 
 impl<P: Platform> Default for GuestMemory<P> {
@@ -79,7 +157,7 @@ impl<P: Platform> GuestMemory<P> {
     /// A table with no regions.
     #[must_use]
     pub const fn new() -> Self {
-        Self { regions: Vec::new() }
+        Self { regions: Vec::new(), unsettled: 0 }
     }
 
     /// Adds a region. On error the region is dropped, and so unmapped.
@@ -105,23 +183,81 @@ impl<P: Platform> GuestMemory<P> {
         }
         let at = self.regions.partition_point(|other| other.region.guest_address < region.guest_address);
         let window = region.memory.window();
-        self.regions.insert(at, Mapped { region, window });
+        self.regions.insert(at, Mapped { reach: Reach::Unasked, region, window });
+        self.unsettled += 1;
         Ok(())
     }
 
     /// Takes the region that has exactly these addresses and this length out of the table. The caller has made sure
     /// that no I/O is in flight on it.
-    pub fn remove(&mut self, guest_address: u64, user_address: u64, len: u64) -> Option<Region<P>> {
+    pub fn remove(&mut self, guest_address: u64, user_address: u64, len: u64) -> Option<Retired<P>> {
         let at = self.regions.iter().position(|Mapped { region, .. }| {
             (region.guest_address, region.user_address, region.len) == (guest_address, user_address, len)
         })?;
-        Some(self.regions.remove(at).region)
+        let removed = self.regions.remove(at);
+        self.unsettled -= usize::from(removed.is_unsettled());
+        Some(Retired { regions: [removed].into(), job: None })
+    }
+
+    /// Gives all regions up. The caller has made sure that no I/O is in flight on any.
+    #[must_use]
+    pub fn retire(self) -> Retired<P> {
+        Retired { regions: self.regions, job: None }
+    }
+
+    /// Begins to map the regions for devices that were not asked for yet.
+    pub fn begin_mapping(&mut self, platform: &P) {
+        if self.unsettled == 0 {
+            return;
+        }
+        for Mapped { reach, window, .. } in &mut self.regions {
+            if matches!(reach, Reach::Unasked) {
+                let (dma, window) = (platform.pci().dma(), *window);
+                *reach = Reach::Mapping(platform.offload(move || dma.map(window, Access::ReadWrite)));
+            }
+        }
+    }
+
+    /// Takes over what was mapped. Whether anything was.
+    pub fn poll_mapping(&mut self) -> bool {
+        if self.unsettled == 0 {
+            return false;
+        }
+        let before = self.unsettled;
+        for Mapped { reach, region, .. } in &mut self.regions {
+            let Reach::Mapping(job) = reach else { continue };
+            match job.take() {
+                None => continue,
+                Some(Ok(mapping)) => *reach = Reach::Mapped(mapping),
+                Some(Err(error)) => {
+                    tracing::warn!(
+                        guest_address = region.guest_address,
+                        len = region.len,
+                        %error,
+                        "guest memory cannot be mapped for devices: payload there is copied; raise the limit of locked \
+                         memory (ulimit -l)"
+                    );
+                    *reach = Reach::Refused;
+                }
+            }
+            self.unsettled -= 1;
+        }
+        self.unsettled != before
+    }
+
+    /// Registers what ends when a region is mapped.
+    pub fn arm(&self, wakes: &mut P::Wakes) {
+        for Mapped { reach, .. } in self.regions.iter().filter(|_| self.unsettled > 0) {
+            if let Reach::Mapping(job) = reach {
+                wakes.job(job);
+            }
+        }
     }
 
     /// The window of `len` bytes at a front-end address; `None` unless it lies inside one region.
     #[must_use]
     pub fn by_user_address(&self, address: u64, len: u64) -> Option<P::Window> {
-        self.regions.iter().find_map(|Mapped { region, window }| {
+        self.regions.iter().find_map(|Mapped { region, window, .. }| {
             window.slice(address.checked_sub(region.user_address)?, len)
         })
     }
@@ -140,7 +276,7 @@ impl<P: Platform> GuestMemory<P> {
     #[must_use]
     pub fn window(&self, address: u64, len: u64) -> Option<P::Window> {
         let after = self.regions.partition_point(|mapped| mapped.region.guest_address <= address);
-        let Mapped { region, window } = self.regions.get(after.checked_sub(1)?)?;
+        let Mapped { region, window, .. } = self.regions.get(after.checked_sub(1)?)?;
         window.slice(address - region.guest_address, len)
     }
 
@@ -159,7 +295,8 @@ impl<P: Platform> GuestMemory<P> {
     fn translate_across(&self, mut address: u64, mut len: u64, into: &mut Vec<P::Window>) -> bool {
         while len > 0 {
             let after = self.regions.partition_point(|mapped| mapped.region.guest_address <= address);
-            let Some(Mapped { region, window }) = after.checked_sub(1).and_then(|at| self.regions.get(at))
+            let Some(Mapped { region, window, .. }) =
+                after.checked_sub(1).and_then(|at| self.regions.get(at))
             else {
                 return false;
             };

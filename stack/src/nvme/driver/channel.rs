@@ -320,6 +320,12 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
         }
     }
 
+    /// Payload bytes that it has copied.
+    #[must_use]
+    pub fn copied_bytes(&self) -> u64 {
+        self.counters.copied_bytes
+    }
+
     /// What it has counted.
     #[must_use]
     pub fn counters(&self) -> ChannelCounters {
@@ -556,13 +562,15 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
         let oldest = self.commands.iter_mut().min_by_key(|(_, flight)| (flight.abort_asked, flight.since));
         let timeout_ns = Instant(0).after(self.options.io_timeout).0;
         if let Some((id, flight)) = oldest
+            && self.options.aborts
             && !flight.abort_asked
             && now.since_ns(flight.since) >= timeout_ns
         {
             flight.abort_asked = true;
             self.unsent.push_back(ToController::Late { channel: self.id, id });
         }
-        if self.commands.iter_mut().any(|(_, flight)| now.since_ns(flight.since) / 2 >= timeout_ns) {
+        let patience_ns = if self.options.aborts { 2 * timeout_ns } else { timeout_ns };
+        if self.commands.iter_mut().any(|(_, flight)| now.since_ns(flight.since) >= patience_ns) {
             self.reset_asked = true;
             let why = Failure::TimedOut("complete an I/O command, nor abort it,");
             self.unsent.push_back(ToController::Stuck { channel: self.id, why });

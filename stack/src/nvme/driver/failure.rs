@@ -4,13 +4,13 @@ use crate::nvme::bits::Status;
 use crate::reached::Reached;
 use alloc::string::String;
 use core::fmt;
-use runtime::Error;
+use runtime::{Error, PciRefused};
 
 /// Why a controller cannot be used, now or ever.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The function could not be opened; a sentence of the platform's.
-    Refused(String),
+    /// The function could not be opened.
+    Refused(PciRefused),
     /// The function at that address is no NVM Express controller with I/O.
     NotNvme {
         /// The class code found (base class, subclass, programming interface).
@@ -74,7 +74,8 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Refused(why) | Self::Unsupported(why) => f.write_str(why),
+            Self::Refused(refused) => f.write_str(&refused.why),
+            Self::Unsupported(why) => f.write_str(why),
             Self::NotNvme { class } => {
                 write!(f, "the function is no NVMe I/O controller: its class code is {class:06x}, not 010802")
             }

@@ -73,6 +73,8 @@ pub struct Options {
     pub io_timeout: Duration,
     /// How long an admin command may take before the controller is reset.
     pub admin_timeout: Duration,
+    /// Whether a late I/O command is aborted before the controller is reset; else the controller is reset at once.
+    pub aborts: bool,
     /// How often an I/O command that the controller failed, and may be tried again, is tried again.
     pub retries: u8,
     /// Use shadow doorbells where the controller has them.
@@ -89,6 +91,7 @@ impl Default for Options {
             queues: 64,
             io_timeout: Duration::from_secs(30),
             admin_timeout: Duration::from_secs(60),
+            aborts: true,
             retries: 4,
             shadow_doorbells: true,
             interrupts: true,

@@ -23,14 +23,16 @@ pub(super) struct Scan {
     unusable: Vec<(u32, String)>,
     /// Something changed since it began.
     again: bool,
+    /// The controller failed to say what one is.
+    failed: bool,
 }
 
 /// What comes next.
 pub(super) enum ScanEnd {
     /// A command.
     Ask(Command, Purpose),
-    /// Nothing: this was found. `again`: namespaces changed meanwhile.
-    Done { found: Vec<Namespace>, unusable: Vec<(u32, String)>, again: bool },
+    /// Nothing: this was found. `again`: namespaces changed meanwhile. `failed`: the controller failed to say what one is.
+    Done { found: Vec<Namespace>, unusable: Vec<(u32, String)>, again: bool, failed: bool },
 }
 
 impl Scan {
@@ -43,6 +45,7 @@ impl Scan {
             found: Vec::new(),
             unusable: Vec::new(),
             again: false,
+            failed: false,
         }
     }
 
@@ -66,6 +69,7 @@ impl Scan {
             }
             self.found.push(namespace);
         } else {
+            self.failed |= data.is_err();
             let judged = match data {
                 Ok(data) => Namespace::new(self.current, &IdentifyNamespace::decode(data), controller),
                 Err(status) => Err(status.to_string()),
@@ -87,6 +91,7 @@ impl Scan {
             found: core::mem::take(&mut self.found),
             unusable: core::mem::take(&mut self.unusable),
             again: self.again,
+            failed: self.failed,
         })
     }
 }

@@ -23,7 +23,7 @@ use super::log::DirtyLog;
 use super::memory::GuestMemory;
 use super::ring::{Layout, LogAddresses};
 use super::split::{Areas, RingError};
-use crate::block::{Bdev, Channel, Completion, Geometry};
+use crate::block::{Bdev, Channel, Completion, Geometry, GoneChannel};
 use crate::events;
 use crate::reached::Reached;
 use alloc::boxed::Box;
@@ -167,6 +167,10 @@ pub struct BlkDevice<P: Platform> {
     platform: P,
     bdev: Arc<dyn Bdev<P>>,
     channel: Box<dyn Channel<P>>,
+    /// What takes the bdev's place once nothing is in flight; no request is taken before.
+    successor: Option<Arc<dyn Bdev<P>>>,
+    /// It took their place since somebody asked.
+    rebound: bool,
     options: BlkOptions,
     id: [u8; ID_LEN],
     /// What the driver accepted; `None` until it is told.
@@ -215,6 +219,8 @@ impl<P: Platform> BlkDevice<P> {
             platform,
             bdev,
             channel,
+            successor: None,
+            rebound: false,
             options,
             id,
             features: None,
@@ -234,6 +240,12 @@ impl<P: Platform> BlkDevice<P> {
         };
         device.update_rules();
         device
+    }
+
+    /// Whether devices reach the payload by themselves, so that guest memory is mapped for them.
+    #[must_use]
+    pub fn is_reached_by_devices(&self) -> bool {
+        self.bdev.is_reached_by_devices()
     }
 
     fn geometry_read_only(&self, geometry: &Geometry) -> bool {
@@ -360,6 +372,34 @@ impl<P: Platform> BlkDevice<P> {
             discard: self.features() & features::DISCARD != 0,
             write_zeroes: self.features() & features::WRITE_ZEROES != 0,
         };
+    }
+
+    /// Goes over to another bdev in the place of one that is gone, as soon as nothing is in flight.
+    pub fn rebind(&mut self, bdev: Arc<dyn Bdev<P>>) {
+        self.successor = Some(bdev);
+    }
+
+    /// Whether it went over to another bdev since the last call. Telling the driver is the transport's part.
+    pub fn take_rebound(&mut self) -> bool {
+        core::mem::take(&mut self.rebound)
+    }
+
+    fn succeed(&mut self) -> bool {
+        if self.successor.is_none() || self.in_flight() > 0 {
+            return false;
+        }
+        let Some(bdev) = self.successor.take() else { return false };
+        // The old channel goes first: both may want the same queue of the same drive.
+        self.channel = Box::new(GoneChannel::default());
+        match bdev.channel(&self.platform) {
+            Ok(channel) => self.channel = channel,
+            Err(error) => {
+                tracing::error!(bdev = bdev.name(), %error, "the bdev that came cannot be used on this core");
+            }
+        }
+        (self.bdev, self.rebound) = (bdev, true);
+        self.update_rules();
+        true
     }
 
     /// The bdev changed its size: takes it over. Telling the driver is the transport's part.
@@ -611,6 +651,8 @@ impl<P: Platform> BlkDevice<P> {
                 }
             }
         }
+        let mut any = self.succeed();
+        let holds = self.paused || self.successor.is_some();
         let logs = self.logs();
         let mut work = Work {
             platform: &self.platform,
@@ -625,7 +667,6 @@ impl<P: Platform> BlkDevice<P> {
             recording: self.platform.is_recording(),
             now,
         };
-        let mut any = false;
         let queues = self.started.len();
         let turn = if self.turn < queues { self.turn } else { 0 };
         let (earlier, later) = self.started.split_at_mut(turn);
@@ -637,7 +678,7 @@ impl<P: Platform> BlkDevice<P> {
                 missed = Some(place);
             }
             let port = &self.ports[usize::from(*index)];
-            match queue.take(self.paused || !port.enabled || *broken, &mut work) {
+            match queue.take(holds || !port.enabled || *broken, &mut work) {
                 Ok(took) => any |= took,
                 Err(error) => {
                     error.reached().mark::<P::Window>();

@@ -29,7 +29,7 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
     /// Begins to stop the controller, in whatever state it is: the fence between its old life and the new one.
     pub(super) fn disable(&mut self, now: Instant) {
         self.admin = None;
-        self.scan = None;
+        (self.scan, self.scan_at) = (None, None);
         (self.aborts_out, self.events_owed) = (0, 0);
         // Queues that were being created or deleted for nobody go with the reset.
         for (index, slot) in self.queues.iter_mut().enumerate() {
@@ -142,7 +142,7 @@ pub(super) fn open_function<P: Platform, X: PciOf<P>>(
     address: PciAddress,
     memory: P::Memory,
 ) -> Result<Opened<P, X>, Failure> {
-    let function = pci.open(address).map_err(|refused| Failure::Refused(refused.why))?;
+    let function = pci.open(address).map_err(Failure::Refused)?;
     let mut class = [0; 4];
     function.load_config(CONFIG_CLASS, &mut class);
     let class = u32::from_le_bytes(class) >> 8;

@@ -14,8 +14,11 @@ use crate::nvme::bits::{
 };
 use alloc::format;
 use alloc::vec::Vec;
+use core::time::Duration;
 use runtime::{Instant, Platform, Registers};
 
+/// When namespaces are looked at again of which the controller could not say what they are.
+const SCAN_RETRY: Duration = Duration::from_secs(1);
 /// Asynchronous Event Requests that are kept out, where the controller takes so many.
 const EVENT_REQUESTS: u16 = 4;
 
@@ -107,6 +110,12 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
                 } else {
                     self.report(Report::Log(page, Err(status)));
                 }
+            }
+            // A queue that cannot be, its channel cannot have. All else may be otherwise the next time.
+            Purpose::CreateCompletions(_) | Purpose::CreateSubmissions(_)
+                if ![Status::INVALID_QUEUE_ID, Status::INVALID_QUEUE_SIZE].contains(&status.code()) =>
+            {
+                self.trouble(Failure::Command { what: command, status });
             }
             Purpose::CreateCompletions(queue) => {
                 self.refuse_channel(queue, Failure::Command { what: command, status });
@@ -208,7 +217,8 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
                 self.scan = Some(scan);
                 self.submit(now, command, purpose);
             }
-            Ok(ScanEnd::Done { found, unusable, again }) => {
+            Ok(ScanEnd::Done { found, unusable, again, failed }) => {
+                self.scan_at = failed.then(|| now.after(SCAN_RETRY));
                 let changed = self.merge(found);
                 for (id, why) in &unusable {
                     tracing::warn!(address = %self.address, namespace = id, why, "a namespace cannot be used");

@@ -194,6 +194,8 @@ pub struct Controller<P: Platform, X: PciOf<P>> {
     info: Option<ControllerInfo>,
     shadow: Option<ShadowPages<P::Window>>,
     scan: Option<Scan>,
+    /// When namespaces are looked at again, since some could not be.
+    scan_at: Option<Instant>,
     namespaces: Vec<Namespace>,
     /// Namespaces that cannot be used, and why.
     unusable: Vec<(u32, String)>,
@@ -241,6 +243,7 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
             info: None,
             shadow: None,
             scan: None,
+            scan_at: None,
             namespaces: Vec::new(),
             unusable: Vec::new(),
             queues: Vec::new(),
@@ -489,6 +492,10 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
             Phase::Running => {
                 let worked = self.create_queues(now);
                 self.ask_for_events(now);
+                if self.scan_at.is_some_and(|at| now >= at) {
+                    self.scan_at = None;
+                    self.begin_scan(now);
+                }
                 self.watch(now) || worked
             }
             Phase::Quieting(then) => {
@@ -550,5 +557,18 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
     fn submit_log(&mut self, now: Instant, page: LogPage) {
         let command = Command::get_log_page(page.id(), NSID_ALL, page.bytes());
         self.submit(now, command, Purpose::Log(page));
+    }
+}
+
+impl<P: Platform, X: PciOf<P>> Drop for Controller<P, X> {
+    fn drop(&mut self) {
+        // Dropped in the middle of its life: its poller panicked. The function is kept from memory before that is given
+        // back, and whoever waits for a channel is told.
+        if self.opened.is_some() {
+            self.set_bus_master(false);
+        }
+        for remote in self.remotes.drain(..) {
+            remote.tell(ToChannel::Fail(Failure::Closed));
+        }
     }
 }

@@ -87,6 +87,9 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
     pub(super) fn create_queues(&mut self, now: Instant) -> bool {
         let mut worked = false;
         for at in 0..self.remotes.len() {
+            if matches!(self.remotes[at].stage, Stage::Unassigned) && self.frees_a_queue() {
+                continue;
+            }
             match &mut self.remotes[at].stage {
                 Stage::Unassigned => {
                     worked = true;
@@ -119,6 +122,14 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
             }
         }
         worked
+    }
+
+    /// Whether no queue is free, and one will be soon: whoever had it is gone.
+    fn frees_a_queue(&self) -> bool {
+        let usable = self.queues.iter().take(usize::from(self.granted));
+        let mut taken = usable.zip(1..).map(|(slot, id)| (slot.taken, id));
+        let all_taken = taken.clone().all(|(taken, _)| taken);
+        all_taken && taken.any(|(_, id)| self.user_of(id).is_none())
     }
 
     /// Gives a channel a queue. `false`: there is none, and the channel is gone from the list.
