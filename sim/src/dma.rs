@@ -146,6 +146,7 @@ impl World {
         store: bool,
     ) -> std::result::Result<(u32, usize, usize), Refused> {
         let process = self.mastered_for(function).ok_or(Refused)?;
+        self.pci.judged += 1;
         let region = address
             .checked_add(done)
             .and_then(|address| self.pci.spaces.get(&process)?.region(address))
@@ -165,6 +166,7 @@ impl World {
             self.fail("memory", format!("object {object} was let go while it was mapped for functions"));
         }
         if let Some((guest, address)) = self.memory.watcher(mapped.object, at)
+            && !self.faults.struck().iter().any(|fault| fault.kind.betrays())
             && let Err(what) = world::observe(guest, Agent::Disk, address, len, store)
         {
             self.fail("buffers", what);

@@ -139,6 +139,27 @@ kinds! {
     Migrate = "migrate",
 }
 
+impl FaultKind {
+    /// Whether it is a fault of an NVMe drive.
+    #[must_use]
+    pub fn is_of_drive(self) -> bool {
+        self.name().starts_with("nvme-") || self == Self::FunctionResetFails
+    }
+
+    /// Whether a drive may not be had because of it.
+    #[must_use]
+    pub fn touches_drives(self) -> bool {
+        self.is_of_drive() || self == Self::NoMappings
+    }
+
+    /// Whether what a drive brings, and when it touches memory, cannot be judged any more once it has struck: the drive
+    /// says that it is another one, or ends a command before it has done it.
+    #[must_use]
+    pub fn betrays(self) -> bool {
+        matches!(self, Self::NvmeLie | Self::NvmeBadCompletion)
+    }
+}
+
 /// One fault that struck or shall strike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -8,7 +8,7 @@ use crate::process::{RPC_SOCKET, VHOST_DIR};
 use crate::record::Record;
 use crate::rng::Rng;
 use crate::world::{self, Model, Step};
-use runtime::{ErrorKind, Instant};
+use runtime::{ErrorKind, Instant, PciAddress};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -16,6 +16,8 @@ use std::rc::Rc;
 
 /// Longest wait before the operator calls again where nobody answered.
 const RETRY_NS_MAX: u64 = 300_000;
+/// Pause before a call that a fault made fail is made again.
+const AGAIN_NS: u64 = 20_000_000;
 /// Longest pause between two calls that nobody waits for.
 const PAUSE_NS_MAX: u64 = 400_000;
 /// Number of the stream that the operator draws from.
@@ -36,6 +38,17 @@ pub enum Call {
     DeleteNull(String),
     /// Looks at the size of a bdev on a disk again: name, through AIO.
     Rescan(String, bool),
+    /// How NVMe drives are driven: microseconds for an I/O command and for an admin command, and whether late commands are
+    /// aborted first.
+    SetNvmeOptions(u64, u64, bool),
+    /// An NVMe drive: its name, and where it sits.
+    AttachDrive(String, PciAddress),
+    /// Lets an NVMe drive go that nobody uses.
+    DetachDrive(String),
+    /// Tries to let one go that is in use: that must be refused, and nothing happen.
+    DetachUsedDrive(String),
+    /// Resets an NVMe drive.
+    ResetDrive(String),
 }
 
 impl Call {
@@ -60,6 +73,19 @@ impl Call {
                 ("vhost_create_blk_controller", json!({"ctrlr": name, "dev_name": bdev, "packed_ring": true}))
             }
             Self::DeleteNull(name) => ("bdev_null_delete", json!({"name": name})),
+            Self::SetNvmeOptions(timeout_us, timeout_admin_us, aborts) => (
+                "bdev_nvme_set_options",
+                json!({"timeout_us": timeout_us, "timeout_admin_us": timeout_admin_us,
+                    "action_on_timeout": if *aborts { "abort" } else { "reset" }}),
+            ),
+            Self::AttachDrive(name, address) => (
+                "bdev_nvme_attach_controller",
+                json!({"name": name, "trtype": "PCIe", "traddr": address.to_string()}),
+            ),
+            Self::DetachDrive(name) | Self::DetachUsedDrive(name) => {
+                ("bdev_nvme_detach_controller", json!({"name": name}))
+            }
+            Self::ResetDrive(name) => ("bdev_nvme_reset_controller", json!({"name": name})),
             Self::Rescan(name, aio) => {
                 (if *aio { "bdev_aio_rescan" } else { "bdev_uring_rescan" }, json!({"name": name}))
             }
@@ -83,7 +109,13 @@ impl Call {
                 Some(Change::Put { object: format!("controller {name}"), value: controller(on, *packed) })
             }
             Self::DeleteNull(name) => Some(Change::Remove { object: format!("bdev {name}") }),
-            Self::Rescan(..) => None,
+            Self::AttachDrive(name, address) => {
+                Some(Change::Put { object: format!("drive {name}"), value: address.to_string() })
+            }
+            Self::DetachDrive(name) => Some(Change::Remove { object: format!("drive {name}") }),
+            Self::Rescan(..) | Self::SetNvmeOptions(..) | Self::DetachUsedDrive(_) | Self::ResetDrive(_) => {
+                None
+            }
         }
     }
 
@@ -125,7 +157,13 @@ fn uuid_of(name: &str) -> String {
 enum Awaited {
     Nothing,
     Bdevs,
+    Drives,
     Controllers,
+    /// Whether all drives serve, and then whether all controllers do.
+    DrivesServe,
+    ControllersServe,
+    /// How many payload bytes were copied on their way to drives.
+    Copies,
     Call(Call),
 }
 
@@ -144,6 +182,13 @@ pub struct Operator {
     /// Changes that nobody waits for.
     spare: VecDeque<Call>,
     next_at: Instant,
+    /// No call that somebody waits for is made before: the last one was refused.
+    calls_at: Instant,
+    /// Whether it is asked for that all drives and controllers serve; and whether they do, as far as is known.
+    mends: bool,
+    mended: bool,
+    /// Payload bytes that were copied, when that was asked for after the mending.
+    copies: Option<u64>,
     id: u64,
 }
 
@@ -185,11 +230,67 @@ impl Operator {
             calls: VecDeque::new(),
             spare,
             next_at: Instant(0),
+            calls_at: Instant(0),
+            mends: false,
+            mended: false,
+            copies: None,
             id: 0,
         }));
         let model = world::with(|world| world.add_model(Box::new(OperatorModel(Rc::clone(&shared))), false));
         shared.borrow_mut().model = model;
         shared
+    }
+
+    /// Changes of drives that nobody waits for, among the others: resets of the drives in use, attachments and detachments of
+    /// the spare one, and attempts to detach one in use.
+    pub fn add_drive_changes(&mut self, used: &[String], resets: u64, swaps: u64, spare: (&str, PciAddress)) {
+        let mut changes: Vec<Call> = self.spare.drain(..).collect();
+        let one = |rng: &mut Rng| used[rng.below(used.len() as u64) as usize].clone();
+        for _ in 0..resets {
+            let at = self.rng.below(changes.len() as u64 + 1) as usize;
+            changes.insert(at, Call::ResetDrive(one(&mut self.rng)));
+        }
+        let mut at = 0;
+        for number in 0..swaps {
+            at += self.rng.below((changes.len() - at) as u64 + 1) as usize;
+            let call = match number % 3 {
+                0 => Call::AttachDrive(spare.0.to_owned(), spare.1),
+                1 => Call::DetachUsedDrive(one(&mut self.rng)),
+                _ => Call::DetachDrive(spare.0.to_owned()),
+            };
+            changes.insert(at, call);
+            at += 1;
+        }
+        self.spare = changes.into();
+    }
+
+    /// Asks for drives and controllers until all serve.
+    pub fn mend(&mut self) {
+        (self.mends, self.mended) = (true, false);
+        let model = self.model;
+        world::with(|world| world.wake_model(model));
+    }
+
+    /// Whether all drives and controllers served when they were last asked for.
+    pub fn is_mended(&self) -> bool {
+        self.mended
+    }
+
+    /// Payload bytes that were copied on their way to drives, once it is known.
+    pub fn copies(&self) -> Option<u64> {
+        self.copies
+    }
+
+    /// What was copied was held against what may be.
+    pub fn judged_copies(&self) {
+        self.record.borrow_mut().zero_copies += 1;
+    }
+
+    /// Asks for those bytes anew.
+    pub fn count_copies(&mut self) {
+        self.copies = None;
+        let model = self.model;
+        world::with(|world| world.wake_model(model));
     }
 
     /// Where a controller listens.
@@ -252,19 +353,13 @@ impl Operator {
             return Step::Idle { until: None };
         }
         let Some((awaited, request)) = self.next(now) else {
-            let until = (!self.spare.is_empty()).then_some(self.next_at);
-            return Step::Idle { until };
+            let spare = (!self.spare.is_empty() && self.calls.is_empty()).then_some(self.next_at);
+            let asks = self.mends && !(self.mended && self.copies.is_some());
+            let calls = (!self.calls.is_empty() || asks).then_some(self.calls_at);
+            return Step::Idle { until: spare.into_iter().chain(calls).min() };
         };
         self.awaited = awaited;
-        let mut left = &request[..];
-        while !left.is_empty() {
-            // One request is far smaller than what a socket holds.
-            match world::with(|world| world.send_on(end, left, Vec::new())) {
-                Ok(sent) => left = &left[sent..],
-                Err(_) => return self.lost(now, end),
-            }
-        }
-        Step::Worked
+        if self.send(&request) { Step::Worked } else { self.lost(now, end) }
     }
 
     fn later(&mut self, now: Instant, max_ns: u64) -> Step {
@@ -286,15 +381,27 @@ impl Operator {
     fn next(&mut self, now: Instant) -> Option<(Awaited, Vec<u8>)> {
         self.id += 1;
         if let Some(listing) = &self.listing {
-            return Some(if listing.contains_key("bdevs listed") {
+            return Some(if listing.contains_key("drives listed") {
                 (Awaited::Controllers, request(self.id, "vhost_get_controllers", &json!({})))
+            } else if listing.contains_key("bdevs listed") {
+                (Awaited::Drives, request(self.id, "bdev_nvme_get_controllers", &json!({})))
             } else {
                 (Awaited::Bdevs, request(self.id, "bdev_get_bdevs", &json!({})))
             });
         }
-        let call = match self.calls.pop_front() {
+        let may_call = now >= self.calls_at;
+        let call = match if may_call { self.calls.pop_front() } else { None } {
             Some(call) => call,
-            None if now >= self.next_at => {
+            None if self.mends && !self.mended && may_call => {
+                return Some((
+                    Awaited::DrivesServe,
+                    request(self.id, "bdev_nvme_get_controllers", &json!({})),
+                ));
+            }
+            None if self.mended && self.copies.is_none() && may_call => {
+                return Some((Awaited::Copies, request(self.id, "bdev_get_iostat", &json!({}))));
+            }
+            None if now >= self.next_at && self.calls.is_empty() => {
                 let call = self.spare.pop_front()?;
                 self.next_at = Instant(now.0 + 1 + self.rng.below(PAUSE_NS_MAX));
                 call
@@ -314,7 +421,8 @@ impl Operator {
     }
 
     fn answered(&mut self, answer: &Value) {
-        match std::mem::replace(&mut self.awaited, Awaited::Nothing) {
+        let awaited = std::mem::replace(&mut self.awaited, Awaited::Nothing);
+        match awaited {
             Awaited::Nothing => {
                 world::with(|world| {
                     world.fail("state", format!("an RPC answer that nobody asked for: {answer}"))
@@ -323,6 +431,10 @@ impl Operator {
             Awaited::Bdevs => {
                 let listing = self.listing.get_or_insert_default();
                 for bdev in answer["result"].as_array().into_iter().flatten() {
+                    // Namespaces come and go with their drives, which are listed by themselves.
+                    if bdev["product_name"] == "NVMe disk" {
+                        continue;
+                    }
                     let (name, product) = (text(&bdev["name"]), text(&bdev["product_name"]));
                     let value = match product {
                         "Malloc disk" | "Null disk" => format!("{product} of {}", bdev["num_blocks"]),
@@ -332,13 +444,33 @@ impl Operator {
                 }
                 listing.insert("bdevs listed".to_owned(), String::new());
             }
+            Awaited::Drives => {
+                let listing = self.listing.get_or_insert_default();
+                for drive in answer["result"].as_array().into_iter().flatten() {
+                    let address = text(&drive["ctrlrs"][0]["trid"]["traddr"]).to_owned();
+                    listing.insert(format!("drive {}", text(&drive["name"])), address);
+                }
+                listing.insert("drives listed".to_owned(), String::new());
+            }
+            Awaited::DrivesServe | Awaited::ControllersServe => self.served(answer, &awaited),
+            Awaited::Copies => {
+                let bdevs = answer["result"]["bdevs"].as_array().into_iter().flatten();
+                self.copies = Some(bdevs.filter_map(|bdev| bdev["payload_bytes_copied"].as_u64()).sum());
+            }
             Awaited::Controllers => {
                 let mut listing = self.listing.take().unwrap_or_default();
                 listing.remove("bdevs listed");
+                listing.remove("drives listed");
                 for controller in answer["result"].as_array().into_iter().flatten() {
                     let block = &controller["backend_specific"]["block"];
-                    let value = self::controller(text(&block["bdev"]), block["packed_ring"] == json!(true));
-                    listing.insert(format!("controller {}", text(&controller["ctrlr"])), value);
+                    let object = format!("controller {}", text(&controller["ctrlr"]));
+                    let known = self.record.borrow().state.acknowledged().get(&object).cloned();
+                    let value = match known {
+                        // Its drive is away: what it is on is not told.
+                        Some(known) if block["bdev"].is_null() => known,
+                        _ => self::controller(text(&block["bdev"]), block["packed_ring"] == json!(true)),
+                    };
+                    listing.insert(object, value);
                 }
                 let verdict = self.record.borrow_mut().state.listed(&listing);
                 if let Err(what) = verdict {
@@ -348,11 +480,23 @@ impl Operator {
             Awaited::Call(call) => {
                 let in_force = answer.get("error").is_none();
                 self.record.borrow_mut().state.answered(in_force);
-                if !in_force {
-                    let may_refuse =
-                        world::with(|world| world.faults().count(crate::faults::FaultKind::NoSpace) > 0);
-                    if may_refuse {
+                if let Call::DetachUsedDrive(name) = &call {
+                    if answer["error"]["code"] != -16 {
+                        let what =
+                            format!("{name} was to be detached under its users, and the answer is {answer}");
+                        world::with(|world| world.fail("state", what));
+                    }
+                } else if !in_force {
+                    let may_refuse = world::with(|world| {
+                        let no_space = world.faults().count(crate::faults::FaultKind::NoSpace) > 0;
+                        no_space || world.faults().struck().iter().any(|fault| fault.kind.touches_drives())
+                    });
+                    if matches!(call, Call::ResetDrive(_)) && may_refuse {
+                        // It is being reset already, or is away.
+                    } else if may_refuse {
                         self.calls.push_front(call);
+                        let now = world::with(|world| world.now());
+                        self.calls_at = Instant(now.0 + AGAIN_NS);
                     } else {
                         let what = format!("the target refused {call:?}: {}", answer["error"]);
                         world::with(|world| world.fail("state", what));
@@ -360,6 +504,43 @@ impl Operator {
                 }
             }
         }
+    }
+}
+
+impl Operator {
+    /// Takes an answer on whether all drives, or all controllers, serve.
+    fn served(&mut self, answer: &Value, asked: &Awaited) {
+        let entries = answer["result"].as_array().into_iter().flatten();
+        if *asked == Awaited::DrivesServe {
+            let serve = entries.into_iter().all(|drive| drive["ctrlrs"][0]["state"] == "enabled");
+            if serve {
+                self.awaited = Awaited::ControllersServe;
+                self.id += 1;
+                self.send(&request(self.id, "vhost_get_controllers", &json!({})));
+                return;
+            }
+        } else {
+            let serves = |entry: &Value| {
+                entry["state"] == "serving" && !entry["backend_specific"]["block"]["bdev"].is_null()
+            };
+            self.mended = entries.into_iter().all(serves);
+        }
+        let now = world::with(|world| world.now());
+        self.calls_at = Instant(now.0 + AGAIN_NS);
+    }
+
+    /// Sends a request; whether the target is still there.
+    fn send(&mut self, request: &[u8]) -> bool {
+        let Some(end) = self.end else { return false };
+        let mut left = request;
+        while !left.is_empty() {
+            // One request is far smaller than what a socket holds.
+            match world::with(|world| world.send_on(end, left, Vec::new())) {
+                Ok(sent) => left = &left[sent..],
+                Err(_) => return false,
+            }
+        }
+        true
     }
 }
 

@@ -112,6 +112,8 @@ pub(crate) struct Functions {
     pub(crate) functions: Vec<Function>,
     /// By process.
     pub(crate) spaces: BTreeMap<u32, Space>,
+    /// Accesses that the IOMMU judged.
+    pub(crate) judged: u64,
     /// Accesses that the IOMMU refused.
     pub(crate) refused: u64,
 }
@@ -179,6 +181,12 @@ impl World {
     #[must_use]
     pub fn is_plugged(&self, function: u32) -> bool {
         self.pci.functions[function as usize].present
+    }
+
+    /// Accesses of functions to memory so far.
+    #[must_use]
+    pub fn device_accesses(&self) -> u64 {
+        self.pci.judged
     }
 
     /// Accesses of functions to memory that was not mapped for them, so far; each was refused.

@@ -5,6 +5,7 @@
 use crate::faults::{Fault, FaultKind, Faults, Rate};
 use crate::guest::listed::Listed;
 use crate::guest::workload::{Mix, Workload};
+use crate::nvme::{NamespaceProfile, Profile};
 use crate::rng::{Numbers, Rng};
 use crate::scenario::{AtLeast, BdevKind, FaultRate, Manners, Range, Scenario, Switch};
 use crate::world::Temper;
@@ -23,6 +24,12 @@ const STREAM_FIRST_INDEXES: u64 = 42_000;
 const FIRST_INDEX_SOON: u64 = 300;
 /// Number of the first of the streams that in-band notifications are drawn from, one a guest.
 const STREAM_IN_BAND: u64 = 43_000;
+/// Number of the first of the streams that drives are drawn from, one a guest.
+const STREAM_DRIVES: u64 = 44_000;
+/// Largest CAP.TO of a drive, in 500 ms: what never gets ready is found out in a time that a run can spend.
+const READY_TIMEOUT_MAX: u8 = 4;
+/// Longest ordinary time for a drive to get ready, in nanoseconds.
+const READY_NS_MAX: u64 = 2_000_000;
 /// Sectors by which a disk may grow in a run at most.
 const GROWTH_MAX: u64 = 65_536;
 /// Steps after which a run is given up, for each request that it makes.
@@ -68,6 +75,9 @@ pub struct GuestPlan {
     pub firmware_requests: u64,
     /// Manners of the front-end.
     pub manners: Manners,
+    /// The drive that the bdev is a namespace of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drive: Option<Profile>,
     /// The requests of its load one by one, where they are not drawn: what shrinking deletes from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<Vec<Listed>>,
@@ -85,6 +95,24 @@ pub struct FaultPlan {
     pub again: u32,
     /// Where.
     pub again_range: Range,
+}
+
+/// What is asked of the target about NVMe drives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct DrivesPlan {
+    /// How long an I/O command is given, in microseconds.
+    pub timeout_us: u64,
+    /// How long an admin command is given.
+    pub admin_timeout_us: u64,
+    /// A late command is aborted before the controller is reset.
+    pub aborts: bool,
+    /// Resets asked for beside the load.
+    pub resets: u64,
+    /// Attachments and detachments of the spare drive, and attempts to detach one in use.
+    pub swaps: u64,
+    /// A drive that no guest uses.
+    pub spare: Profile,
 }
 
 /// A run as drawn.
@@ -111,6 +139,9 @@ pub struct Plan {
     pub faults: BTreeMap<FaultKind, FaultPlan>,
     /// The guests.
     pub guests: Vec<GuestPlan>,
+    /// The NVMe drives, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drives: Option<DrivesPlan>,
     /// Malformed rings of a hostile guest.
     pub guest_attacks: u64,
     /// Connections of a hostile front-end.
@@ -188,7 +219,7 @@ impl Plan {
         let interleave_every = draw(&world.interleave_every, rng) as u32;
         let cut_streams = draw(&world.cut_streams, rng) as u32;
         let changes = draw(&world.changes, rng);
-        let faults: BTreeMap<FaultKind, FaultPlan> = FaultKind::ALL
+        let mut faults: BTreeMap<FaultKind, FaultPlan> = FaultKind::ALL
             .iter()
             .filter_map(|&kind| {
                 let rate = scenario.rate(kind)?;
@@ -196,6 +227,15 @@ impl Plan {
                 toss(rate.on, rng).then_some((kind, plan))
             })
             .collect();
+        if scenario.drive.one_kind {
+            let kinds: Vec<FaultKind> = FaultKind::ALL
+                .iter()
+                .copied()
+                .filter(|kind| kind.is_of_drive() && scenario.rate(*kind).is_some())
+                .collect();
+            let chosen = kinds[Rng::new(seed, STREAM_DRIVES - 1).below(kinds.len() as u64) as usize];
+            faults.retain(|kind, _| !kind.is_of_drive() || *kind == chosen);
+        }
         let grows = faults
             .get(&FaultKind::Resize)
             .map_or(0, |plan| (plan.rate.most * plan.range.high).min(GROWTH_MAX));
@@ -207,7 +247,7 @@ impl Plan {
             .map(|number| GuestPlan {
                 first_index: first_index(number),
                 in_band: draw_in_band(scenario, &mut Rng::new(seed, STREAM_IN_BAND + number)),
-                ..draw_guest(scenario, packed(number), grows, rng)
+                ..draw_guest(scenario, seed, number, packed(number), grows, rng)
             })
             .collect();
         let attacks = |range: &Option<Spanned<Range>>, rng: &mut Rng| {
@@ -233,6 +273,7 @@ impl Plan {
             changes,
             faults,
             hostile_packed: guest_attacks + front_end_attacks > 0 && packed(guests.len() as u64),
+            drives: guests.iter().any(|guest| guest.drive.is_some()).then(|| draw_drives(scenario, seed)),
             guests,
             guest_attacks,
             front_end_attacks,
@@ -283,6 +324,13 @@ impl Plan {
         self.faults.get(&kind)
     }
 
+    /// Whether a kind of fault may strike: it is on, or in the `script`.
+    #[must_use]
+    pub fn may_strike(&self, script: Option<&[Fault]>, kind: FaultKind) -> bool {
+        self.fault(kind).is_some()
+            || script.is_some_and(|script| script.iter().any(|fault| fault.kind == kind))
+    }
+
     /// The faults of the run: drawn at the plan's rates, or the `script`.
     #[must_use]
     pub fn faults(&self, script: Option<&[Fault]>) -> Faults {
@@ -297,6 +345,9 @@ impl Plan {
 
 impl GuestPlan {
     fn check(&self) -> Result<(), String> {
+        if self.bdev == BdevKind::Nvme && self.drive.is_none() {
+            return Err("drive is missing: a guest on an NVMe bdev has one".into());
+        }
         let load = &self.workload;
         within("sectors", self.sectors, 16, 65_536)?;
         within("sectors-max", self.sectors_max, self.sectors, self.sectors + GROWTH_MAX)?;
@@ -357,7 +408,46 @@ fn draw_in_band(scenario: &Scenario, rng: &mut Rng) -> u32 {
     if toss(scenario.guest.in_band, rng) { of_256 } else { 0 }
 }
 
-fn draw_guest(scenario: &Scenario, packed: bool, grows: u64, rng: &mut Rng) -> GuestPlan {
+/// Draws a drive with a namespace of so many sectors, and perhaps another.
+fn draw_drive(scenario: &Scenario, sectors: u64, rng: &mut Rng) -> Profile {
+    let mut namespaces = vec![NamespaceProfile::plain(sectors, 512)];
+    if rng.chance(1, 3) {
+        namespaces.push(NamespaceProfile::plain(rng.between(8, 64), 4096));
+    }
+    let profile = Profile::draw(namespaces, rng);
+    let style = crate::nvme::ShadowStyle::draw(rng);
+    let shadow = toss(scenario.drive.shadow_doorbells, rng).then(|| profile.shadow.unwrap_or(style));
+    let (first_ns, last_ns) = profile.ready_ns;
+    Profile {
+        shadow,
+        queue_entries_max: 1 << draw(&scenario.drive.queue_entries_log2, rng),
+        timeout: profile.timeout.min(READY_TIMEOUT_MAX),
+        ready_ns: (first_ns, last_ns.min(READY_NS_MAX)),
+        ..profile
+    }
+}
+
+fn draw_drives(scenario: &Scenario, seed: u64) -> DrivesPlan {
+    let rng = &mut Rng::new(seed, STREAM_DRIVES - 2);
+    let drive = &scenario.drive;
+    DrivesPlan {
+        timeout_us: draw(&drive.timeout_ms, rng) * 1000,
+        admin_timeout_us: draw(&drive.admin_timeout_ms, rng) * 1000,
+        aborts: toss(drive.aborts, rng),
+        resets: draw(&drive.resets, rng),
+        swaps: draw(&drive.swaps, rng),
+        spare: draw_drive(scenario, 64, rng),
+    }
+}
+
+fn draw_guest(
+    scenario: &Scenario,
+    seed: u64,
+    number: u64,
+    packed: bool,
+    grows: u64,
+    rng: &mut Rng,
+) -> GuestPlan {
     let guest = &scenario.guest;
     let bdev = pick(&guest.bdev, rng);
     let queues = draw(&guest.queues, rng) as u16;
@@ -404,6 +494,8 @@ fn draw_guest(scenario: &Scenario, packed: bool, grows: u64, rng: &mut Rng) -> G
         flush: !rng.chance(1, 8),
         firmware_requests,
         manners: pick(&guest.front_end, rng),
+        drive: (bdev == BdevKind::Nvme)
+            .then(|| draw_drive(scenario, sectors, &mut Rng::new(seed, STREAM_DRIVES + number))),
         requests: None,
     }
 }

@@ -5,7 +5,7 @@ use crate::check::{DeviceCheckers, Observation};
 use crate::follow::Followed;
 use crate::guest::Witness;
 use crate::world::{self, Agent, Observer};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -16,6 +16,8 @@ pub struct Record {
     devices: Vec<DeviceCheckers>,
     /// The checker of the configuration.
     pub state: State,
+    /// How often it was judged that plain reads of a drive are not copied.
+    pub zero_copies: u64,
 }
 
 impl Record {
@@ -27,6 +29,9 @@ impl Record {
             device.count_into(&mut checks);
         }
         *checks.entry("state").or_default() += self.state.evaluations();
+        if self.zero_copies > 0 {
+            checks.insert("zero copy", self.zero_copies);
+        }
         checks
     }
 }
@@ -36,14 +41,37 @@ impl Record {
 pub struct Eye {
     record: Rc<RefCell<Record>>,
     device: usize,
+    /// The drive below the device, and how often it had been pulled out when that was last looked at.
+    drive: Option<(u32, Rc<Cell<u64>>)>,
 }
 
 impl Eye {
+    /// The device is on this drive.
+    pub fn watch_drive(&mut self, drive: u32) {
+        self.drive = Some((drive, Rc::default()));
+    }
+
+    /// What became of the drive since the last observation: it was pulled out, or what it says can be believed no more.
+    fn look_at_drive(&self) {
+        let Some((drive, seen)) = &self.drive else { return };
+        let (removals, betrayed) = world::with(|world| {
+            let betrayed = world.faults().struck().iter().any(|fault| fault.kind.betrays());
+            (world.nvme(*drive).counts.removals, betrayed)
+        });
+        let device = &mut self.record.borrow_mut().devices[self.device];
+        if betrayed {
+            device.distrust();
+        }
+        if removals > seen.replace(removals) {
+            device.disk_lost_power();
+        }
+    }
+
     /// A reporter for a new device with these checkers.
     pub fn new(record: &Rc<RefCell<Record>>, checkers: DeviceCheckers) -> Self {
         let mut inner = record.borrow_mut();
         inner.devices.push(checkers);
-        Self { record: Rc::clone(record), device: inner.devices.len() - 1 }
+        Self { record: Rc::clone(record), device: inner.devices.len() - 1, drive: None }
     }
 }
 
@@ -54,6 +82,7 @@ impl Witness for Eye {
             world.trace().tell(Followed::Saw(self.device, observation));
             world.now()
         });
+        self.look_at_drive();
         let mut record = self.record.borrow_mut();
         let controller = format!("controller disk.{}", self.device);
         if matches!(observation, Observation::ClosedByTarget)

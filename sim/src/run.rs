@@ -10,7 +10,7 @@ use crate::hostile::Blind;
 use crate::hostile::front_end::HostileFrontEnd;
 use crate::hostile::guest::HostileGuest;
 use crate::operator::{Call, Operator};
-use crate::plan::{GuestPlan, Plan};
+use crate::plan::{DrivesPlan, GuestPlan, Plan};
 use crate::record::{Ear, Eye, Record};
 use crate::report::Outcome;
 use crate::rng::Numbers;
@@ -20,13 +20,17 @@ use crate::supervisor::{CurrentLife, Guest, Parts, Supervisor};
 use crate::vmm::message::protocol;
 use crate::vmm::order;
 use crate::vmm::{LogReader, Vmm, VmmOptions};
-use crate::world::{self, Detail};
+use crate::world::{self, Detail, World};
+use runtime::PciAddress;
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 /// Bytes of a sector.
 const SECTOR_BYTES: u64 = 512;
+/// Number of the drive that no guest uses.
+const SPARE_DRIVE: usize = 100;
 /// Sectors of a hostile neighbour's disk.
 const HOSTILE_SECTORS: u64 = 256;
 /// Entries of its rings.
@@ -60,8 +64,11 @@ fn run_created(plan: &Plan, script: Option<&[Fault]>) -> Outcome {
     if let Err(payload) = end {
         let text = scheduler::panic_text(&*payload);
         world::with(|world| world.fail("simulator", text));
-    } else if end.is_ok_and(|end| end == End::Finished) && script.is_none() {
-        check_coverage(plan, &guests);
+    } else if end.is_ok_and(|end| end == End::Finished) {
+        check_memory_of_devices();
+        if script.is_none() {
+            check_coverage(plan, &guests);
+        }
     }
     let ios = guests.iter().map(|vm| vm.borrow().device.completed).sum();
     let requests = guests.iter().map(|vm| vm.borrow().device.made()).sum();
@@ -73,7 +80,7 @@ fn run_created(plan: &Plan, script: Option<&[Fault]>) -> Outcome {
         kills: world.kills(),
         replayed: world.replayed(),
         faults: world.faults().struck().to_vec(),
-        checks: record.borrow().checks(),
+        checks: all_checks(plan, world, &record.borrow()),
         reached: world.coverage.reached(),
         features: world.coverage.features(),
         steps: world.steps(),
@@ -83,6 +90,28 @@ fn run_created(plan: &Plan, script: Option<&[Fault]>) -> Outcome {
     world::clear();
     Numbers::default().set();
     outcome
+}
+
+/// What was checked how often: by the checkers, and by the IOMMU.
+fn all_checks(plan: &Plan, world: &World, record: &Record) -> BTreeMap<&'static str, u64> {
+    let mut checks = record.checks();
+    if plan.drives.is_some() {
+        checks.insert("iommu", world.device_accesses());
+    }
+    checks
+}
+
+/// The driver never lets a drive touch what is not mapped for it. (One that ends commands before it has done them goes on to
+/// touch their memory, whatever the driver does.)
+fn check_memory_of_devices() {
+    world::with(|world| {
+        let refused = world.refused_accesses();
+        let betrayed = world.faults().struck().iter().any(|fault| fault.kind.betrays());
+        if refused > 0 && !betrayed {
+            world
+                .fail("iommu", format!("{refused} accesses of drives to memory that is not mapped for them"));
+        }
+    });
 }
 
 /// A run that did too little proves nothing.
@@ -112,20 +141,40 @@ fn build(
     world::set_observer(Box::new(Ear(Rc::clone(record))));
     let operator = Operator::build(machine, plan.seed, plan.changes, record);
     let life = Rc::new(Cell::new(u32::MAX));
-    let power_loss = plan.fault(FaultKind::PowerLoss).is_some()
-        || script.is_some_and(|script| script.iter().any(|fault| fault.kind == FaultKind::PowerLoss));
+    let power_loss = plan.may_strike(script, FaultKind::PowerLoss);
     let unplug = plan.fault(FaultKind::Unplug).is_some();
     let migrates = plan.fault(FaultKind::Migrate).is_some();
     let disk_may_fail = [FaultKind::DiskError, FaultKind::DiskBadRange, FaultKind::DiskBusy]
         .iter()
         .any(|&kind| plan.fault(kind).is_some());
+    if let Some(orders) = &plan.drives {
+        let DrivesPlan { timeout_us, admin_timeout_us, aborts, .. } = *orders;
+        operator.borrow_mut().ask(Call::SetNvmeOptions(timeout_us, admin_timeout_us, aborts));
+    }
     let mut guests = Vec::new();
     let mut machines = Vec::new();
     for (number, guest) in plan.guests.iter().enumerate() {
         let (sectors, in_band) = (guest.sectors_max, guest.in_band > 0);
-        let eye = Eye::new(record, DeviceCheckers::new(sectors, power_loss, unplug, in_band, plan.bound_ns));
+        let pulled = guest.drive.is_some() && plan.may_strike(script, FaultKind::NvmeRemoval);
+        let checkers = DeviceCheckers::new(sectors, power_loss || pulled, unplug, in_band, plan.bound_ns);
+        let mut eye = Eye::new(record, checkers);
         let (bdev, controller) = (format!("bdev{number}"), format!("disk.{number}"));
-        let disk = create_bdev(machine, guest.bdev, guest.sectors, &bdev, &mut operator.borrow_mut());
+        let mut drive = None;
+        let (bdev, disk) = match &guest.drive {
+            Some(profile) => {
+                let (name, address) = (format!("Nvme{number}"), drive_address(number));
+                let plugged = world::with(|world| world.plug_nvme(machine, address, profile.clone()));
+                operator.borrow_mut().ask(Call::AttachDrive(name.clone(), address));
+                drive = Some(plugged);
+                eye.watch_drive(plugged);
+                let disk = world::with(|world| world.nvme(plugged).namespaces[0].disk);
+                (format!("{name}n1"), Some(disk))
+            }
+            None => {
+                let disk = create_bdev(machine, guest.bdev, guest.sectors, &bdev, &mut operator.borrow_mut());
+                (bdev, disk)
+            }
+        };
         operator.borrow_mut().ask(Call::CreateController(controller.clone(), bdev.clone(), guest.packed));
         let options = VmOptions {
             number: number as u16,
@@ -150,7 +199,13 @@ fn build(
             // A world without faults need not heal: every request is bounded.
             eye.clone().saw(&Observation::Healed);
         }
-        vm.borrow_mut().device.disk_may_fail = disk_may_fail && guest.bdev != BdevKind::Malloc;
+        let drive_may_fail =
+            FaultKind::ALL.iter().any(|kind| kind.touches_drives() && plan.may_strike(script, *kind));
+        vm.borrow_mut().device.disk_may_fail = match guest.bdev {
+            BdevKind::Malloc => false,
+            BdevKind::Uring | BdevKind::Aio => disk_may_fail,
+            BdevKind::Nvme => drive_may_fail,
+        };
         let options = VmmOptions {
             machine,
             path: Operator::socket(&controller),
@@ -172,7 +227,19 @@ fn build(
             LogReader::build(&vmm, number as u64, plan.seed);
         }
         machines.push(Rc::clone(&vm));
-        guests.push(Guest::new(vm, vmm, eye, guest.clone(), disk, bdev));
+        guests.push(Guest::new(vm, vmm, eye, guest.clone(), disk, drive, bdev));
+    }
+    let mut drives: Vec<u32> = guests.iter().filter_map(|guest| guest.drive).collect();
+    if let Some(orders) = &plan.drives {
+        let used: Vec<String> = (0..guests.len())
+            .filter(|number| guests[*number].drive.is_some())
+            .map(|number| format!("Nvme{number}"))
+            .collect();
+        let address = drive_address(SPARE_DRIVE);
+        if orders.swaps > 0 {
+            drives.push(world::with(|world| world.plug_nvme(machine, address, orders.spare.clone())));
+        }
+        operator.borrow_mut().add_drive_changes(&used, orders.resets, orders.swaps, ("Spare", address));
     }
     let neighbours = build_neighbours(machine, plan, &mut operator.borrow_mut(), &life);
     let count = |script: &[Fault], kind| script.iter().filter(|fault| fault.kind == kind).count() as u64;
@@ -183,9 +250,15 @@ fn build(
         guests,
         life,
         neighbours,
+        drives,
         script: script.map(|script| (count(script, FaultKind::Kill), count(script, FaultKind::PowerLoss))),
     });
     machines
+}
+
+/// Where a drive sits.
+fn drive_address(number: usize) -> PciAddress {
+    PciAddress { domain: 0, bus: 1 + number as u8, device: 0, function: 0 }
 }
 
 /// Puts the hostile neighbours into the world.
@@ -271,7 +344,8 @@ fn create_bdev(
     name: &str,
     operator: &mut Operator,
 ) -> Option<u32> {
-    if kind == BdevKind::Malloc {
+    if matches!(kind, BdevKind::Malloc | BdevKind::Nvme) {
+        // A hostile neighbour needs no drive of its own.
         operator.ask(Call::CreateMalloc(name.to_owned(), sectors));
         return None;
     }

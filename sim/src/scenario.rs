@@ -90,6 +90,8 @@ pub enum BdevKind {
     Uring,
     /// A disk through kernel AIO.
     Aio,
+    /// A namespace of an NVMe drive.
+    Nvme,
 }
 
 /// Whose manners a front-end has.
@@ -276,6 +278,43 @@ fn spanned(low: u64, high: u64) -> Spanned<Range> {
     Spanned::new(0..0, Range::new(low, high))
 }
 
+/// The NVMe drives: one for each guest whose bdev is a namespace, each drawn by itself.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
+pub struct Drives {
+    /// Whether they have shadow doorbells.
+    pub shadow_doorbells: Switch,
+    /// Most entries of an I/O queue, as a power of two.
+    pub queue_entries_log2: Spanned<Range>,
+    /// How long the target gives an I/O command, in milliseconds.
+    pub timeout_ms: Spanned<Range>,
+    /// How long it gives an admin command.
+    pub admin_timeout_ms: Spanned<Range>,
+    /// Whether it aborts a late command before it resets the controller.
+    pub aborts: Switch,
+    /// Resets that the operator asks for beside the load.
+    pub resets: Spanned<Range>,
+    /// How often the operator attaches or detaches a drive that no guest uses, and asks to detach one that is in use.
+    pub swaps: Spanned<Range>,
+    /// Of the kinds of fault of a drive that may be on, each seed has one.
+    pub one_kind: bool,
+}
+
+impl Default for Drives {
+    fn default() -> Self {
+        Self {
+            shadow_doorbells: Switch::Drawn,
+            queue_entries_log2: spanned(1, 10),
+            timeout_ms: spanned(20, 60),
+            admin_timeout_ms: spanned(20, 200),
+            aborts: Switch::On,
+            resets: spanned(0, 0),
+            swaps: spanned(0, 0),
+            one_kind: false,
+        }
+    }
+}
+
 /// What a run must have had, or it proves nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
@@ -312,6 +351,9 @@ pub struct Scenario {
     /// The guests.
     #[serde(default)]
     pub guest: Guest,
+    /// The NVMe drives.
+    #[serde(default)]
+    pub drive: Drives,
     /// Hostile neighbours.
     #[serde(default)]
     pub hostile: Hostile,
@@ -383,6 +425,11 @@ impl Scenario {
             ("guest.regions", &guest.regions, 1, 8),
             ("guest.pauses", &guest.pauses, 0, 256),
             ("guest.pause-us", &guest.pause_us, 0, 100_000),
+            ("drive.queue-entries-log2", &self.drive.queue_entries_log2, 1, 16),
+            ("drive.timeout-ms", &self.drive.timeout_ms, 1, 60_000),
+            ("drive.admin-timeout-ms", &self.drive.admin_timeout_ms, 1, 60_000),
+            ("drive.resets", &self.drive.resets, 0, 1000),
+            ("drive.swaps", &self.drive.swaps, 0, 1000),
             ("bound-ms", &self.bound_ms, 1, 100_000),
         ];
         for (field, range, low, high) in bounds {

@@ -24,12 +24,18 @@ use std::rc::Rc;
 const LOOK_NS: (u64, u64) = (10_000, 40_000);
 /// Time without any progress after which a run is stuck, in parts of the scenario's bound.
 const STUCK_BOUNDS: u64 = 5;
+/// Time after which the operator does something about drives that lied.
+const NUDGE_BOUNDS: u64 = 2;
 /// A load goes on for faults that have not struck yet, up to so many times its requests.
 const LOAD_MAX: u64 = 4;
 /// Requests by which it goes on.
 const LOAD_STEP: u64 = 64;
 /// Longest time in which a region that was unplugged comes back.
 const PLUG_NS_MAX: u64 = 500_000;
+/// Time after which guest memory is mapped for drives in a world that is mended.
+const CALM_NS: u64 = 3_000_000;
+/// Longest time for which a drive that was pulled out stays away.
+const AWAY_NS_MAX: u64 = 3_000_000_000;
 /// Number of the stream that the supervisor draws from.
 const STREAM: u64 = 60_000;
 
@@ -56,6 +62,8 @@ pub struct Guest {
     pub plan: GuestPlan,
     /// Its disk, if it has one.
     pub disk: Option<u32>,
+    /// The drive that the disk is a namespace of.
+    pub drive: Option<u32>,
     /// Name of its bdev.
     pub bdev: String,
     stage: Stage,
@@ -70,6 +78,8 @@ pub struct Guest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Load,
+    /// The faults have stopped; drives come back.
+    Mend,
     Verify,
     Stop,
 }
@@ -85,7 +95,13 @@ pub struct Supervisor {
     life: CurrentLife,
     /// Something other than guests has to end first: hostile neighbours.
     neighbours: Vec<Rc<Cell<bool>>>,
+    /// The drives, and since when each is away.
+    drives: Vec<(u32, Option<Instant>)>,
     phase: Phase,
+    /// Payload bytes that had been copied before every disk was read, and whether they are counted again.
+    copies: (u64, bool),
+    /// When everything had been mended for a while.
+    calm_at: Option<Instant>,
     buried: bool,
     restart_at: Option<Instant>,
     power_at: Option<Instant>,
@@ -94,6 +110,8 @@ pub struct Supervisor {
     deaths_wanted: u64,
     powers_wanted: u64,
     progress: (u64, Instant),
+    /// When the operator next does something about drives that lied.
+    nudge_at: Instant,
 }
 
 /// A headline of the run.
@@ -115,6 +133,8 @@ pub struct Parts {
     pub life: CurrentLife,
     /// Hostile neighbours: whether each is through.
     pub neighbours: Vec<Rc<Cell<bool>>>,
+    /// The NVMe drives.
+    pub drives: Vec<u32>,
     /// Faults to come of kinds that the load waits for, in a replay.
     pub script: Option<(u64, u64)>,
 }
@@ -128,10 +148,24 @@ impl Guest {
         eye: Eye,
         plan: GuestPlan,
         disk: Option<u32>,
+        drive: Option<u32>,
         bdev: String,
     ) -> Self {
         let (resets, plugs) = (Vec::new(), Vec::new());
-        Self { vm, vmm, eye, plan, disk, bdev, stage: Stage::Driver, seen: 0, extended: 0, resets, plugs }
+        Self {
+            vm,
+            vmm,
+            eye,
+            plan,
+            disk,
+            drive,
+            bdev,
+            stage: Stage::Driver,
+            seen: 0,
+            extended: 0,
+            resets,
+            plugs,
+        }
     }
 
     /// Features that the guest's own driver knows.
@@ -219,7 +253,7 @@ impl Guest {
 impl Supervisor {
     /// A supervisor in the world. The first life begins with its first step.
     pub fn build(parts: Parts) {
-        let Parts { plan, machine, operator, mut guests, life, neighbours, script } = parts;
+        let Parts { plan, machine, operator, mut guests, life, neighbours, drives, script } = parts;
         for guest in &mut guests {
             guest.vm.borrow_mut().device.allow(guest.plan.workload.requests);
             guest.boot();
@@ -236,7 +270,10 @@ impl Supervisor {
             guests,
             life,
             neighbours,
+            drives: drives.into_iter().map(|drive| (drive, None)).collect(),
             phase: Phase::Load,
+            copies: (0, false),
+            calm_at: None,
             buried: true,
             restart_at: Some(Instant(0)),
             power_at: None,
@@ -245,6 +282,7 @@ impl Supervisor {
             deaths_wanted,
             powers_wanted,
             progress: (0, Instant(0)),
+            nudge_at: Instant(0),
         };
         world::with(|world| world.add_model(Box::new(supervisor), false));
     }
@@ -348,6 +386,19 @@ impl Supervisor {
         }
     }
 
+    /// Drives that were pulled out for good come back after a while: somebody looks after the machine.
+    fn plug_drives(&mut self, now: Instant) {
+        for (drive, away) in &mut self.drives {
+            let plugged = world::with(|world| world.is_plugged(world.nvme(*drive).function));
+            let since = *away.get_or_insert(now);
+            if plugged {
+                *away = None;
+            } else if now.since_ns(since) > AWAY_NS_MAX {
+                world::with(|world| world.plug_drive(*drive));
+            }
+        }
+    }
+
     /// The opportunities of the requests that the guests made since the last look.
     fn opportunities(&mut self, now: Instant) {
         for at in 0..self.guests.len() {
@@ -414,6 +465,11 @@ impl Supervisor {
         let Some(disk) = guest.disk else { return };
         let now = world::with(|world| world.disk_content(disk).len() as u64 / 512);
         let then = (now + sectors).min(guest.plan.sectors_max);
+        if let Some(drive) = guest.drive {
+            world::with(|world| world.change_namespace(drive, 1, then, true));
+            tell(|| format!("guest {at}: the namespace grows from {now} to {then} sectors"));
+            return;
+        }
         world::with(|world| world.resize_disk(disk, then * 512));
         let aio = guest.plan.bdev == BdevKind::Aio;
         self.operator.borrow_mut().ask(Call::Rescan(guest.bdev.clone(), aio));
@@ -428,6 +484,11 @@ impl Supervisor {
             self.progress = (mark, now);
         }
         let waited = now.since_ns(self.progress.1);
+        if waited > NUDGE_BOUNDS * self.plan.bound_ns && now >= self.nudge_at {
+            // What a drive said wrongly of itself it is asked again only when somebody makes it begin anew.
+            self.nudge_at = Instant(now.0 + self.plan.bound_ns / 4);
+            self.reset_liars();
+        }
         if waited > STUCK_BOUNDS * self.plan.bound_ns {
             let states: Vec<String> = self
                 .guests
@@ -446,7 +507,30 @@ impl Supervisor {
         }
     }
 
-    fn phase(&mut self) -> bool {
+    /// Reading every disk copied nothing: what a guest reads in one plain piece comes straight from its drive. Whether it
+    /// was judged.
+    fn judge_copies(&mut self) -> bool {
+        let (before, asked) = self.copies;
+        let unmapped = world::with(|world| world.faults().count(FaultKind::NoMappings) > 0);
+        if self.drives.is_empty() || unmapped {
+            return true;
+        }
+        if !asked {
+            self.copies.1 = true;
+            self.operator.borrow_mut().count_copies();
+            return false;
+        }
+        let Some(after) = self.operator.borrow().copies() else { return false };
+        if after != before {
+            let what =
+                format!("{} bytes of plain reads were copied on their way from a drive", after - before);
+            world::with(|world| world.fail("zero copy", what));
+        }
+        self.operator.borrow().judged_copies();
+        true
+    }
+
+    fn phase(&mut self, now: Instant) -> bool {
         let idle = self.guests.iter().all(Guest::is_idle);
         let neighbours = self.neighbours.iter().all(|through| through.get());
         let settled = idle
@@ -467,7 +551,26 @@ impl Supervisor {
                     self.heal();
                 }
             }
+            Phase::Mend => {
+                if !self.operator.borrow().is_mended() || !settled {
+                    return false;
+                }
+                let calm_at = *self.calm_at.get_or_insert(Instant(now.0 + CALM_NS));
+                if now < calm_at {
+                    // What is known of copies is of before.
+                    self.operator.borrow_mut().count_copies();
+                    return false;
+                }
+                let copies = self.operator.borrow().copies();
+                if let Some(copies) = copies {
+                    self.copies = (copies, false);
+                    self.verify();
+                }
+            }
             Phase::Verify if settled && self.operator.borrow().is_settled() => {
+                if !self.judge_copies() {
+                    return false;
+                }
                 for guest in &self.guests {
                     guest.vmm.borrow_mut().report_quiet();
                 }
@@ -497,19 +600,44 @@ impl Supervisor {
     }
 
     fn heal(&mut self) {
-        self.phase = Phase::Verify;
         (self.power_at, self.stop_at) = (None, None);
         self.operator.borrow_mut().finish();
         let life = self.life.get();
-        let bad_for_ever = world::with(|world| {
+        world::with(|world| {
             world.faults().heal();
             // A death that was to come later does not.
             world.kill_after(life, u64::MAX);
-            world.faults().count(FaultKind::DiskBadRange) > 0
         });
-        tell(|| "the faults stop; every disk is read".to_owned());
+        for (drive, _) in &self.drives {
+            world::with(|world| world.plug_drive(*drive));
+        }
         for guest in &mut self.guests {
             guest.resets.clear();
+        }
+        if self.drives.is_empty() {
+            return self.verify();
+        }
+        tell(|| "the faults stop; the drives come back".to_owned());
+        self.phase = Phase::Mend;
+        self.reset_liars();
+        self.operator.borrow_mut().mend();
+    }
+
+    /// Where drives lied, what they say of themselves is asked for once more.
+    fn reset_liars(&self) {
+        if !world::with(|world| world.faults().struck().iter().any(|fault| fault.kind.betrays())) {
+            return;
+        }
+        for at in (0..self.guests.len()).filter(|at| self.guests[*at].drive.is_some()) {
+            self.operator.borrow_mut().ask(Call::ResetDrive(format!("Nvme{at}")));
+        }
+    }
+
+    fn verify(&mut self) {
+        self.phase = Phase::Verify;
+        let bad_for_ever = world::with(|world| world.faults().count(FaultKind::DiskBadRange) > 0);
+        tell(|| "every disk is read".to_owned());
+        for guest in &mut self.guests {
             guest.eye.saw(&Observation::Healed);
             let mut vm = guest.vm.borrow_mut();
             vm.device.disk_may_fail &= bad_for_ever;
@@ -523,6 +651,7 @@ impl Model for Supervisor {
     fn step(&mut self) -> Step {
         let now = world::with(|world| world.now());
         self.look_after(now);
+        self.plug_drives(now);
         if self.phase == Phase::Load {
             self.opportunities(now);
         }
@@ -530,7 +659,7 @@ impl Model for Supervisor {
             guest.step(now);
         }
         self.watch(now);
-        if self.phase() {
+        if self.phase(now) {
             return Step::Done;
         }
         Step::Idle { until: Some(Instant(now.0 + self.rng.between(LOOK_NS.0, LOOK_NS.1))) }

@@ -274,6 +274,10 @@ impl History {
     fn narrow(&mut self, id: RequestId, sector: u64, content: Content<'_>) {
         let now = self.now;
         let block = &mut self.sectors[usize::try_from(sector).expect("a sector of the device")];
+        // A read that was out when the disk lost its power tells nothing of what is left.
+        if block.lost_power.is_some_and(|moment| id.0 <= moment) {
+            return;
+        }
         let is_it = |v: &Version| match content {
             Content::Zero => v.zero,
             Content::Whole(version) => !v.zero && v.version == version,
@@ -285,7 +289,10 @@ impl History {
             && top <= moment
         {
             // What survived a power loss is on the medium, and what it hides or took does not come back.
-            for v in block.versions.iter_mut().filter(|v| v.id <= moment) {
+            // (What is out while the read is may still come: only the disk lost its power, and the guest goes on.)
+            for v in
+                block.versions.iter_mut().filter(|v| v.id <= moment && (v.completed < id.0 || v.id == top))
+            {
                 v.durable = v.id == top;
                 v.gone = v.id != top;
                 v.superseded = if v.gone { v.superseded.min(now) } else { v.superseded };
@@ -312,9 +319,22 @@ impl History {
         self.reads.clear();
     }
 
+    /// The disk lost its power, and the guest goes on: what was out then may be lost even if it is acknowledged later.
+    pub(super) fn disk_loses_power(&mut self) {
+        for v in self.sectors.iter_mut().flat_map(|block| &mut block.versions) {
+            v.optional |= v.completed == NEVER;
+        }
+        self.take_back();
+    }
+
     fn lose_power(&mut self) {
         // A disk never tears a sector: its atomic unit is at least that.
         self.cut_off(false);
+        self.take_back();
+    }
+
+    /// What is not durable may be lost, and what it hid may show again.
+    fn take_back(&mut self) {
         let now = self.now;
         for block in &mut self.sectors {
             block.versions.retain(|v| !v.gone);

@@ -72,6 +72,8 @@ pub struct Counts {
     pub aborted: u64,
     /// Resets of the controller: by CC.EN, of the function.
     pub resets: (u64, u64),
+    /// Times that it was pulled out.
+    pub removals: u64,
     /// Writes that took effect after the process that had sent them was dead.
     pub late_writes: u64,
 }
@@ -349,6 +351,7 @@ impl Controller {
         // Of four that are pulled out one stays away.
         let time = |rng: &mut Rng| rng.below(4).min(1) * rng.between(1, PLUG_NS_MAX);
         if let Some(time) = world.faults.strike(FaultKind::NvmeRemoval, time) {
+            world.nvme_counts(self.drive).removals += 1;
             self.power_loss(world);
             world.unplug(self.me);
             if time > 0 {

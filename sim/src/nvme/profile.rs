@@ -3,10 +3,12 @@
 
 use crate::rng::Rng;
 use runtime::Instant;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// How a controller treats shadow doorbells, where it has them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ShadowStyle {
     /// A write to a doorbell counts by its value, and is mirrored into the shadow (QEMU). Otherwise the value is swallowed:
     /// the write only wakes the controller, which then looks at the shadow (QEMU with ioeventfd, SPDK).
@@ -17,8 +19,20 @@ pub struct ShadowStyle {
     pub looks: u8,
 }
 
+impl ShadowStyle {
+    /// Draws one.
+    pub fn draw(rng: &mut Rng) -> Self {
+        Self {
+            mirrors: rng.chance(1, 2),
+            zeroes: rng.chance(1, 2),
+            looks: [0, 1, 4, 20][rng.below(4) as usize],
+        }
+    }
+}
+
 /// A namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct NamespaceProfile {
     /// Blocks.
     pub blocks: u64,
@@ -27,6 +41,7 @@ pub struct NamespaceProfile {
     /// Optimal I/O boundary in blocks, 0 none.
     pub boundary: u16,
     /// Atomic unit at a power failure in blocks, if it is the namespace's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub atomic_power_fail: Option<u16>,
     /// What was deallocated reads as zeroes; otherwise it stays as it was.
     pub deallocated_is_zero: bool,
@@ -50,7 +65,8 @@ impl NamespaceProfile {
 }
 
 /// A controller.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Profile {
     /// Major, minor and tertiary.
     pub version: (u16, u8, u8),
@@ -87,6 +103,7 @@ pub struct Profile {
     /// DMRSL, likewise.
     pub range_limit: u32,
     /// Shadow doorbells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<ShadowStyle>,
     /// AWUN, blocks.
     pub atomic: u16,
@@ -145,11 +162,7 @@ impl Profile {
     pub fn draw(namespaces: Vec<NamespaceProfile>, rng: &mut Rng) -> Self {
         let pick = |rng: &mut Rng, choices: &[u64]| choices[rng.below(choices.len() as u64) as usize];
         let version = [(1, 2, 0), (1, 3, 0), (1, 4, 0), (2, 0, 0), (2, 1, 0)][rng.below(5) as usize];
-        let style = ShadowStyle {
-            mirrors: rng.chance(1, 2),
-            zeroes: rng.chance(1, 2),
-            looks: pick(rng, &[0, 1, 4, 20]) as u8,
-        };
+        let style = ShadowStyle::draw(rng);
         let drawn = Self {
             version,
             queue_entries_max: pick(rng, &[2, 4, 16, 64, 256, 1024, 65536]) as u32,

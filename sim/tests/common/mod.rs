@@ -3,6 +3,7 @@
 // Each test's binary uses a part of this.
 #![allow(dead_code, unreachable_pub, reason = "one module for several test binaries")]
 
+pub mod calls;
 pub mod nvme;
 
 use runtime::{Instant, Poll, Poller};
