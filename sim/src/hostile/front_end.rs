@@ -366,7 +366,7 @@ impl HostileFrontEnd {
             }
             request::REM_MEM_REG if odd => (plain.u64(0).u64(1).u64(2).u64(3).u64(0), Vec::new()),
             request::REM_MEM_REG => (region(plain.u64(0)), Vec::new()),
-            request::SET_VRING_NUM => (state(u64::from(SIZE) - u64::from(odd)), Vec::new()),
+            request::SET_VRING_NUM => (state(u64::from(SIZE) << u32::from(odd)), Vec::new()),
             request::SET_VRING_BASE if self.packed => {
                 (state(self.position() | self.position() << 16), Vec::new())
             }
