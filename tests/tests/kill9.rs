@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tests::client::Draw;
+use tests::client::blkio::{Blkio, Options as BlkioOptions};
 use tests::client::frontend::{Frontend, Options};
 use tests::client::load::{Load, LoadOptions};
+use tests::client::model::Model;
 use tests::image::Image;
 use tests::target::Target;
 
@@ -185,4 +187,38 @@ fn a_plain_driver_in_the_middle_of_its_ring_survives() {
     };
     let load = LoadOptions { depth: 20, ..load(seed()) };
     survive(&mut target, "disk", 10, options, load);
+}
+
+/// A drive behind VFIO: the next life has it only after the kernel has taken it from the dead one, resets it, and then
+/// replays. Then other people's client has another namespace, and the drive is given back.
+#[test]
+#[ignore = "overwrites the NVMe controller at REPRISE_NVME, which vfio-pci must have, all zeroes; run: tests/vm/run nvme_survives"]
+fn nvme_survives_twenty_kills() {
+    let address = std::env::var("REPRISE_NVME").expect("REPRISE_NVME is the address of a controller");
+    let mut target = Target::start();
+    let drive = json!({"name": "Nvme0", "trtype": "PCIe", "traddr": address});
+    let bdevs = target.call("bdev_nvme_attach_controller", drive);
+    assert_eq!(bdevs, json!(["Nvme0n1", "Nvme0n2"]));
+    let outcome = survive(&mut target, "Nvme0n1", 20, two_queues(), load(seed()));
+    assert!(outcome.kills_with_requests_out >= 10, "{outcome:?}: the kills met no load");
+
+    let socket = target.serve("Nvme0n2", "vhost.1");
+    let mut client = Blkio::open(&socket, BlkioOptions::default()).expect("a connection");
+    let mut model = Model::zeroed(DISK / 512);
+    client.verified_load(&mut model, 1, 5_000).expect("a correct load");
+    client.verify_all(&mut model).expect("the disk is as written");
+    drop(client);
+    // Its memory is aligned, so the drive reads and writes it itself.
+    let statistics = target.call("bdev_get_iostat", json!({"name": "Nvme0n2"}));
+    let counted = |counter: &str| statistics["bdevs"][0][counter].as_u64().expect("a count");
+    let (moved, copied) = (counted("bytes_read") + counted("bytes_written"), counted("payload_bytes_copied"));
+    println!("{copied} of {moved} bytes were copied");
+    assert!(copied * 100 <= moved, "{copied} of {moved} bytes were copied");
+
+    for controller in ["vhost.0", "vhost.1"] {
+        target.call("vhost_delete_controller", json!({"ctrlr": controller}));
+    }
+    target.call("bdev_nvme_detach_controller", json!({"name": "Nvme0"}));
+    let status = target.stop();
+    assert!(status.success(), "the target stops with {status}");
 }

@@ -65,3 +65,29 @@ fn nvme_conformance_behind_vfio() {
 fn nvme_conformance_behind_vfio_newer_qemu() {
     nvme_conformance(Qemu::Debian13Backports);
 }
+
+/// `reprise serve` has the drive and gives it to vhost-user-blk clients, all inside the guest, through twenty kills.
+fn nvme_survives(qemu: Qemu) {
+    let lab = Lab::open();
+    let directory = tempfile::tempdir_in(lab.directory()).expect("a directory for images");
+    let programs = vec![binaries::reprise(), binaries::test_program("kill9")];
+    let script = include_str!("../vm/guest/nvme-serve.sh");
+    let ended = machine(qemu, &directory, [512, 512], programs, script).boot(&lab).end(SUITE_WAIT);
+    ended.assert_clean();
+    assert!(has_shadow_doorbells(&ended), "QEMU's controller was given no shadow doorbells");
+    for line in ended.console.iter().filter(|line| line.starts_with("Outcome") || line.ends_with("copied")) {
+        println!("{line}");
+    }
+}
+
+#[test]
+#[ignore = "needs QEMU and a guest kernel; run: tests/vm/run"]
+fn nvme_survives_twenty_kills() {
+    nvme_survives(Qemu::Debian12);
+}
+
+#[test]
+#[ignore = "needs QEMU and a guest kernel; run: tests/vm/run"]
+fn nvme_survives_twenty_kills_newer_qemu() {
+    nvme_survives(Qemu::Debian13Backports);
+}
