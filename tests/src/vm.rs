@@ -204,6 +204,13 @@ impl Guest {
         }
     }
 
+    /// Fails the test if the guest's script has ended.
+    pub fn assert_runs(&mut self) {
+        if let Some(exit) = self.console.lines().into_iter().find(|line| line.starts_with("EXIT ")) {
+            self.fail(&format!("the guest ended with `{exit}` before it was asked to"));
+        }
+    }
+
     /// Says one word to the guest's script, which waits for it with `hear WORD`.
     pub fn say(&mut self, word: &str) {
         if let Err(error) = writeln!(self.keyboard, "{word}") {

@@ -110,10 +110,11 @@ impl Scene {
         self.target.recorded_events().iter().filter(|name| *name == "request-replayed").count()
     }
 
-    /// Waits until this incarnation has completed a request.
-    fn wait_served(&self) {
+    /// Waits until this incarnation has completed a request of a guest that goes on.
+    fn wait_served(&self, guest: &mut Guest) {
         let started = Instant::now();
         while self.requests_served() == 0 {
+            guest.assert_runs();
             assert!(
                 started.elapsed() < SERVE_WAIT,
                 "no request was served for {SERVE_WAIT:?} after a restart"
@@ -188,7 +189,7 @@ fn lives(mut scene: Scene, qemu: Qemu, queues: u16, script: &str, ends: u32, end
         // Three incarnations of four do some work first; the fourth may end at any point of its start and of QEMU's
         // reconnection, before it has served anything.
         let ran = if draw.chance(3, 4) {
-            scene.wait_served();
+            scene.wait_served(&mut guest);
             milliseconds_below(&mut draw, 800)
         } else {
             milliseconds_below(&mut draw, 1500)
@@ -207,7 +208,7 @@ fn lives(mut scene: Scene, qemu: Qemu, queues: u16, script: &str, ends: u32, end
         let start = scene.target.restart();
         println!("life {life} {end:?}: so far {lives:?}; away for {away:?}, answers after {start:?}");
     }
-    scene.wait_served();
+    scene.wait_served(&mut guest);
     guest.say("enough");
     let ended = guest.end(2 * ROUND_WAIT);
     ended.assert_clean();
@@ -389,7 +390,7 @@ fn reboot_after_kill(qemu: Qemu) {
     busy(&mut guest, "boot 1", &mut draw);
     scene.target.kill9();
     scene.target.restart();
-    scene.wait_served();
+    scene.wait_served(&mut guest);
     guest.say("reset");
 
     busy(&mut guest, "boot 2", &mut draw);
