@@ -306,6 +306,13 @@ impl Operator {
         world::with(|world| world.wake_model(model));
     }
 
+    /// Makes a call before those asked for earlier, which may be refused until it is made.
+    pub fn ask_first(&mut self, call: Call) {
+        self.calls.push_front(call);
+        let model = self.model;
+        world::with(|world| world.wake_model(model));
+    }
+
     /// Whether every call was answered, and the life that there is was listed.
     pub fn is_settled(&self) -> bool {
         self.end.is_some()
@@ -494,7 +501,10 @@ impl Operator {
                     if matches!(call, Call::ResetDrive(_)) && may_refuse {
                         // It is being reset already, or is away.
                     } else if may_refuse {
-                        self.calls.push_front(call);
+                        // Behind what may mend it.
+                        let mending = |call: &&Call| matches!(call, Call::ResetDrive(_));
+                        let at = self.calls.iter().take_while(mending).count();
+                        self.calls.insert(at, call);
                         let now = world::with(|world| world.now());
                         self.calls_at = Instant(now.0 + AGAIN_NS);
                     } else {

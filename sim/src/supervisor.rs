@@ -629,7 +629,7 @@ impl Supervisor {
             return;
         }
         for at in (0..self.guests.len()).filter(|at| self.guests[*at].drive.is_some()) {
-            self.operator.borrow_mut().ask(Call::ResetDrive(format!("Nvme{at}")));
+            self.operator.borrow_mut().ask_first(Call::ResetDrive(format!("Nvme{at}")));
         }
     }
 

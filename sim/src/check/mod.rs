@@ -141,7 +141,10 @@ impl DeviceCheckers {
             self.history.observe(observation);
         }
         self.leaks.observe(observation).map_err(found("leaks"))?;
-        self.session.observe(observation).map_err(found("session"))?;
+        // A drive that says that it is another one has not the features that a front-end accepted on it.
+        if !(self.distrusted && matches!(observation, Observation::ClosedByTarget)) {
+            self.session.observe(observation).map_err(found("session"))?;
+        }
         self.dirty_log.observe(observation).map_err(found("dirty_log"))?;
         self.progress.observe(at, observation).map_err(found("progress"))
     }

@@ -320,9 +320,14 @@ impl Namespace {
         }
     }
 
-    /// Whether a later look at the namespace found the same disk, but for its size.
+    /// Whether a later look at the namespace found the same disk, but for its size. One that may be written now, and could
+    /// not before, is another one to its users, and so is the reverse.
     pub(super) fn is_same_disk(&self, later: &Self) -> bool {
-        (self.id, self.block_size, self.unique_id) == (later.id, later.block_size, later.unique_id)
+        let lasting = |namespace: &Self| {
+            let Self { id, block_size, read_only, unique_id, .. } = namespace;
+            (*id, *block_size, *read_only, *unique_id)
+        };
+        lasting(self) == lasting(later)
     }
 
     pub(super) fn set_num_blocks(&self, num_blocks: u64) {
