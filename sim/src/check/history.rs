@@ -336,11 +336,13 @@ impl History {
     /// What is not durable may be lost, and what it hid may show again.
     fn take_back(&mut self) {
         let now = self.now;
+        let oldest_read = self.reads.front().map(|&(id, _)| id);
         for block in &mut self.sectors {
-            block.versions.retain(|v| !v.gone);
+            // A read that was out when a disk alone lost its power may have been done before.
+            block.versions.retain(|v| !v.gone || oldest_read.is_some_and(|read| v.superseded >= read));
             block.lost_power = Some(now);
             block.dirty = false;
-            for v in &mut block.versions {
+            for v in block.versions.iter_mut().filter(|v| !v.gone) {
                 v.superseded = NEVER;
             }
         }
@@ -384,7 +386,7 @@ impl Sector {
 
 #[cfg(test)]
 mod tests {
-    use super::{History, NEVER, RequestId, Sector, Version};
+    use super::{Content, History, NEVER, RequestId, Sector, Version};
 
     /// A write that was submitted as `id`, completed at `completed` and is hidden since `superseded`.
     fn write(id: u64, completed: u64, superseded: u64) -> Version {
@@ -420,6 +422,22 @@ mod tests {
         history.flushed(RequestId(12));
         let left: Vec<_> = history.sectors[0].versions.iter().map(|v| (v.id, v.durable)).collect();
         assert_eq!(left, [(4, true), (8, false), (13, false)]);
+    }
+
+    /// Seed 207 of nvme-all-faults: a read was done, a write over what it had found was acknowledged and flushed, the drive
+    /// was pulled out, and only then the read's completion was seen.
+    #[test]
+    fn a_read_from_before_a_disks_loss_may_bring_what_was_hidden_since() {
+        let mut history = History::new(1, true);
+        let hidden = Version { gone: true, ..write(4, 6, 12) };
+        let durable = Version { durable: true, ..write(10, 12, NEVER) };
+        history.sectors[0].versions = vec![hidden, durable];
+        history.now = 13;
+        history.reads.push_back((11, false));
+        history.disk_loses_power();
+        assert!(history.judge(RequestId(11), 0, Content::Whole(4)).is_ok());
+        assert!(history.judge(RequestId(14), 0, Content::Whole(4)).is_err());
+        assert!(history.judge(RequestId(14), 0, Content::Whole(10)).is_ok());
     }
 
     #[test]

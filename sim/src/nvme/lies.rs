@@ -97,10 +97,13 @@ pub(super) fn distort(said: Said, bytes: &mut [u8], parameter: u64) {
     }
 }
 
+/// The longest time-out (CAP.TO and CRTO, in units of 500 ms) that a controller says falsely.
+const TIMEOUT_MAX: u64 = 4;
+
 /// Another value of CAP: one of its fields is wrong.
 pub(super) fn capabilities(right: Capabilities, parameter: u64) -> Capabilities {
     let value = parameter >> 8;
-    match parameter & 7 {
+    let said = match parameter & 7 {
         0 => right.with_mqes(value & 3),
         1 => right.with_to(if value & 1 == 0 { 0 } else { 255 }),
         2 => right.with_dstrd(value),
@@ -109,7 +112,15 @@ pub(super) fn capabilities(right: Capabilities, parameter: u64) -> Capabilities 
         5 => right.with_mpsmax(0).with_mpsmin(value & 1),
         6 => right.with_crwms(1).with_crims(value),
         _ => Capabilities(value.rotate_left(8) ^ value.rotate_left(40)),
-    }
+    };
+    // Two minutes are no lie: whoever is told that a controller takes so long has to wait.
+    said.with_to(said.to().min(TIMEOUT_MAX))
+}
+
+/// Another value of CRTO, whose halves are time-outs.
+pub(super) const fn ready_timeouts(right: u32, parameter: u64) -> u32 {
+    const HALVES: u32 = (TIMEOUT_MAX as u32 - 1) * 0x1_0001;
+    number(right, parameter) & HALVES
 }
 
 /// Another value of a number of 32 bits.

@@ -111,7 +111,8 @@ impl Controller {
             register::ACQ => part(file.completions, offset, len),
             _ if offset == register::CRTO && profile.version.0 >= 2 => {
                 let timeouts = ReadyTimeouts::default().with_crwmt(profile.timeout.into());
-                lie(timeouts.0.into(), number)
+                let of = |right, parameter| lies::ready_timeouts(right as u32, parameter).into();
+                lie(timeouts.0.into(), of)
             }
             _ => 0,
         }
