@@ -2,7 +2,7 @@
 //!
 //! A used element must name the head of a chain that the device has; the same head again before it was made available
 //! again is a double completion, which in a real guest kernel is memory corruption. Requests that never complete are
-//! found by `leaks` and `progress`.
+//! found by `stuck`, which is the run itself, and by `progress`.
 
 use super::Verdict;
 use super::observation::{Observation, RequestId};
