@@ -1,27 +1,24 @@
 //! The controllers on their cores, seen from both ends of the mailboxes between them and the target.
 //!
 //! Each controller is a poller of its own, so that the panic of one ends that one and the core goes on. It is started on
-//! its core, told what to do by messages, and answers by messages. A mailbox may be full: what does not fit is kept by
-//! its sender and sent later, in order. A controller that ends without having been asked to says so from its destructor.
+//! its core, told what to do by messages, and answers by messages ([`Outbox`]). A controller that ends without having been
+//! asked to says so from its destructor.
 
+use super::outbox::Outbox;
 use crate::block::Bdev;
 use crate::control::config::ControllerConfig;
 use crate::vhost_user::{self, Controller};
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::time::Duration;
-use runtime::{CoreId, Instant, Platform, Poll, Poller, Receiver, Sender, Wakes};
+use runtime::{CoreId, Instant, Platform, Poll, Poller, Receiver, Wakes};
 use serde_json::Value;
 
 /// Messages that wait for one controller before its target keeps them.
 const COMMANDS_MAX: usize = 16;
 /// Messages that wait for the target before their controllers keep them.
 const REPORTS_MAX: usize = 1024;
-/// How long whoever found a mailbox full waits before the next try.
-const FULL_RETRY: Duration = Duration::from_millis(1);
 
 /// What the target tells a controller.
 enum Command<P: Platform> {
@@ -76,32 +73,16 @@ pub(super) struct Entry<P: Platform> {
     pub(super) standing: Standing,
     pub(super) core: CoreId,
     number: u32,
-    link: Option<P::Sender<Command<P>>>,
-    /// Commands that found the mailbox full.
-    kept: VecDeque<Command<P>>,
+    /// While there is a controller.
+    commands: Option<Outbox<P, Command<P>>>,
 }
 
 impl<P: Platform> Entry<P> {
     fn command(&mut self, command: Command<P>) {
         let again = |kept: &Command<P>| matches!((kept, &command), (Command::Resized, Command::Resized));
-        if self.link.is_some() && !self.kept.iter().any(again) {
-            self.kept.push_back(command);
+        if let Some(commands) = self.commands.as_mut().filter(|commands| !commands.kept().any(again)) {
+            commands.push(command);
         }
-    }
-
-    /// Sends what was kept; whether anything went out.
-    fn flush(&mut self) -> bool {
-        let mut worked = false;
-        if let Some(link) = &self.link {
-            while let Some(command) = self.kept.pop_front() {
-                if let Err(command) = link.send(command) {
-                    self.kept.push_front(command);
-                    break;
-                }
-                worked = true;
-            }
-        }
-        worked
     }
 }
 
@@ -135,7 +116,7 @@ impl<P: Platform> Controllers<P> {
 
     /// Whether none is left that must still be waited for.
     pub(super) fn all_gone(&self) -> bool {
-        self.entries.iter().all(|entry| entry.link.is_none())
+        self.entries.iter().all(|entry| entry.commands.is_none())
     }
 
     /// Adds a controller that is to be started on `core`.
@@ -143,7 +124,7 @@ impl<P: Platform> Controllers<P> {
         let number = self.next_number;
         self.next_number += 1;
         let standing = Standing::Waiting(reason, None);
-        self.entries.push(Entry { config, standing, core, number, link: None, kept: VecDeque::new() });
+        self.entries.push(Entry { config, standing, core, number, commands: None });
     }
 
     /// Takes out a controller that is gone, or was never started.
@@ -168,8 +149,7 @@ impl<P: Platform> Controllers<P> {
         let report_to = self.report_to.clone();
         let Some(entry) = self.entries.iter_mut().find(|entry| entry.config.name == name) else { return };
         let (link, commands) = platform.mailbox(COMMANDS_MAX);
-        entry.link = Some(link);
-        entry.kept.clear();
+        entry.commands = Some(Outbox::new(link));
         entry.standing = Standing::Starting;
         let number = entry.number;
         let config = vhost_user::ControllerConfig {
@@ -209,11 +189,11 @@ impl<P: Platform> Controllers<P> {
     /// Asks a controller to end; whether its end must be waited for.
     pub(super) fn stop(&mut self, name: &str) -> bool {
         let Some(entry) = self.get_mut(name) else { return false };
-        if entry.link.is_some() && entry.standing != Standing::Stopping {
+        if entry.commands.is_some() && entry.standing != Standing::Stopping {
             entry.standing = Standing::Stopping;
             entry.command(Command::Stop);
         }
-        entry.link.is_some()
+        entry.commands.is_some()
     }
 
     /// A bdev is another one now: the controllers that run on the one that was there before go over to it.
@@ -234,25 +214,24 @@ impl<P: Platform> Controllers<P> {
                     entry.standing = Standing::Serving
                 }
                 Told::Started(Ok(())) | Told::Described(..) => {}
-                Told::Started(Err(_)) | Told::Stopped => entry.link = None,
+                Told::Started(Err(_)) | Told::Stopped => entry.commands = None,
                 Told::Died => {
-                    entry.link = None;
+                    entry.commands = None;
                     entry.standing = Standing::Dead;
                     tracing::error!(controller = %entry.config.name, "the controller died; the others go on");
                 }
             }
             told.push((entry.config.name.clone(), what));
         }
-        for entry in &mut self.entries {
-            worked |= entry.flush();
+        for commands in self.entries.iter_mut().filter_map(|entry| entry.commands.as_mut()) {
+            worked |= commands.flush();
         }
         worked
     }
 
     /// When to try again what found a mailbox full.
     pub(super) fn wake_at(&self, now: Instant) -> Option<Instant> {
-        let full = self.entries.iter().any(|entry| entry.link.is_some() && !entry.kept.is_empty());
-        full.then(|| now.after(FULL_RETRY))
+        self.entries.iter().find_map(|entry| entry.commands.as_ref()?.retry_at(now))
     }
 
     pub(super) fn arm(&self, wakes: &mut P::Wakes) {
@@ -266,9 +245,7 @@ struct ControllerPoller<P: Platform> {
     controller: Option<Controller<P>>,
     number: u32,
     commands: P::Receiver<Command<P>>,
-    report_to: P::Sender<Report>,
-    /// Reports that found the mailbox full, in order.
-    kept: VecDeque<Told>,
+    reports: Outbox<P, Report>,
     stopping: bool,
     /// The target knows, or will know, that this controller is no more.
     end_told: bool,
@@ -287,8 +264,14 @@ impl<P: Platform> ControllerPoller<P> {
             Err(error) => (None, Err(error)),
         };
         let end_told = controller.is_none();
-        let kept = [Told::Started(started)].into();
-        Self { controller, number, commands, report_to, kept, stopping: false, end_told }
+        let reports = Outbox::new(report_to);
+        let mut poller = Self { controller, number, commands, reports, stopping: false, end_told };
+        poller.tell(Told::Started(started));
+        poller
+    }
+
+    fn tell(&mut self, what: Told) {
+        self.reports.push(Report { number: self.number, what });
     }
 
     /// Sends what there is to report, and takes what the target commands.
@@ -301,7 +284,8 @@ impl<P: Platform> ControllerPoller<P> {
                 Command::Resized => controller.resized(),
                 Command::Rebind(bdev) => controller.rebind(bdev),
                 Command::Describe(question) => {
-                    self.kept.push_back(Told::Described(question, controller.describe()))
+                    let told = Told::Described(question, controller.describe());
+                    self.tell(told);
                 }
                 Command::Stop => {
                     self.stopping = true;
@@ -309,20 +293,12 @@ impl<P: Platform> ControllerPoller<P> {
                 }
             }
         }
-        while let Some(what) = self.kept.pop_front() {
-            if let Err(Report { what, .. }) = self.report_to.send(Report { number: self.number, what }) {
-                self.kept.push_front(what);
-                break;
-            }
-            worked = true;
-        }
-        worked
+        self.reports.flush() || worked
     }
 
     /// When to poll again: as the controller says, or when a report that found the mailbox full may be sent.
     fn until(&self, controller: Option<Instant>, now: Instant) -> Option<Instant> {
-        let retry = (!self.kept.is_empty()).then(|| now.after(FULL_RETRY));
-        [controller, retry].into_iter().flatten().min()
+        [controller, self.reports.retry_at(now)].into_iter().flatten().min()
     }
 }
 
@@ -330,7 +306,7 @@ impl<P: Platform> Poller<P> for ControllerPoller<P> {
     fn poll(&mut self, now: Instant) -> Poll {
         let worked = self.exchange();
         let Some(controller) = &mut self.controller else {
-            return if self.kept.is_empty() {
+            return if self.reports.is_empty() {
                 Poll::Done
             } else {
                 Poll::Idle { until: self.until(None, now) }
@@ -339,7 +315,7 @@ impl<P: Platform> Poller<P> for ControllerPoller<P> {
         let polled = controller.poll(now);
         if self.stopping && controller.is_stopped() {
             self.controller = None;
-            self.kept.push_back(Told::Stopped);
+            self.tell(Told::Stopped);
             self.end_told = true;
             return Poll::Busy;
         }
@@ -348,7 +324,7 @@ impl<P: Platform> Poller<P> for ControllerPoller<P> {
             Poll::Idle { until } => Poll::Idle { until: self.until(until, now) },
             Poll::Done => {
                 self.controller = None;
-                self.kept.push_back(Told::Died);
+                self.tell(Told::Died);
                 self.end_told = true;
                 Poll::Busy
             }
@@ -372,9 +348,8 @@ impl<P: Platform> Poller<P> for ControllerPoller<P> {
 impl<P: Platform> Drop for ControllerPoller<P> {
     fn drop(&mut self) {
         if !self.end_told {
-            // The core dropped it: it panicked. If the box is full the target learns nothing, which is no worse than
-            // the death itself.
-            let _ = self.report_to.send(Report { number: self.number, what: Told::Died });
+            // The core dropped it: it panicked.
+            self.reports.last_word(Report { number: self.number, what: Told::Died });
         }
     }
 }

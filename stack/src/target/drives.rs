@@ -1,12 +1,13 @@
 //! The NVMe controllers that are attached, seen from both ends of the mailboxes between their drivers and the target.
 //!
 //! Each driver is a poller of its own on the target's core: the panic of one ends that one. It is told what to do by
-//! messages and answers by messages; what finds a mailbox full is kept by its sender and sent later, in order.
+//! messages and answers by messages ([`Outbox`]).
 //!
 //! A controller that was attached is wanted until it is detached. One that cannot be had now, or fails, or is pulled out, is
 //! let go and tried again and again; meanwhile its bdevs are gone, and who used them gets errors. What it brings when it is
 //! there again are other bdevs of the same names.
 
+use super::outbox::Outbox;
 use crate::block::{Disk, NvmeBdev};
 use crate::control::config::{DriveConfig, NvmeOptions, OnTimeout};
 use crate::nvme::bits::{LogPage, Status};
@@ -15,20 +16,17 @@ use crate::nvme::driver::{
     Standing as DriverStanding,
 };
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
-use runtime::{Instant, Platform, Poll, Poller, Receiver, Sender, Wakes};
+use runtime::{Instant, Platform, Poll, Poller, Receiver, Wakes};
 
 /// Messages that wait for one driver before its target keeps them.
 const COMMANDS_MAX: usize = 16;
 /// Messages that wait for the target before the drivers keep them.
 const REPORTS_MAX: usize = 256;
-/// How long whoever found a mailbox full waits before the next try.
-const FULL_RETRY: Duration = Duration::from_millis(1);
 /// How long a controller that could not be had is left alone before the next try.
 const RETRY: Duration = Duration::from_millis(500);
 /// How long a starting target waits for a controller: longer than one takes that is well. What comes later comes later.
@@ -135,35 +133,20 @@ pub(super) struct Entry<P: Platform> {
     options: Options,
     listed: Vec<Listed>,
     number: u32,
-    link: Option<P::Sender<Command>>,
-    /// Commands that found the mailbox full.
-    unsent: VecDeque<Command>,
+    /// While there is a driver.
+    commands: Option<Outbox<P, Command>>,
 }
 
 impl<P: Platform> Entry<P> {
     fn command(&mut self, command: Command) {
-        if self.link.is_some() {
-            self.unsent.push_back(command);
+        if let Some(commands) = &mut self.commands {
+            commands.push(command);
         }
-    }
-
-    fn flush(&mut self) -> bool {
-        let mut worked = false;
-        if let Some(link) = &self.link {
-            while let Some(command) = self.unsent.front() {
-                if link.send(*command).is_err() {
-                    break;
-                }
-                self.unsent.pop_front();
-                worked = true;
-            }
-        }
-        worked
     }
 
     /// Whether nothing of it is there that must be waited for.
     pub(super) fn is_gone(&self) -> bool {
-        self.link.is_none()
+        self.commands.is_none()
     }
 
     /// Why its bdevs are not there.
@@ -260,8 +243,7 @@ impl<P: Platform> Drives<P> {
             options: driver_options(options),
             listed: Vec::new(),
             number,
-            link: None,
-            unsent: VecDeque::new(),
+            commands: None,
         });
     }
 
@@ -278,8 +260,8 @@ impl<P: Platform> Drives<P> {
         self.next_number += 1;
         let Some(entry) = self.get_mut(name) else { return };
         let (link, commands) = platform.mailbox(COMMANDS_MAX);
-        (entry.link, entry.number, entry.standing) = (Some(link), number, Standing::Starting);
-        entry.unsent.clear();
+        (entry.commands, entry.number) = (Some(Outbox::new(link)), number);
+        entry.standing = Standing::Starting;
         let (address, options) = (entry.config.address, entry.options);
         let constructor = move |platform: P| -> Box<dyn Poller<P>> {
             // The recorder's field is narrow; two of 65536 made one after the other share a number.
@@ -288,8 +270,7 @@ impl<P: Platform> Drives<P> {
                 driver: Some(driver),
                 number,
                 commands,
-                report_to,
-                unsent: VecDeque::new(),
+                reports: Outbox::new(report_to),
                 wants_health: false,
                 end_told: false,
             })
@@ -399,7 +380,7 @@ impl<P: Platform> Drives<P> {
                     if died {
                         tracing::error!(controller = %name, "the driver of the NVMe controller died");
                     }
-                    (entry.link, entry.found, entry.tried) = (None, None, true);
+                    (entry.commands, entry.found, entry.tried) = (None, None, true);
                     entry.lost |= died;
                     let why = match &entry.standing {
                         Standing::Closing(Some(why)) => why.clone(),
@@ -411,8 +392,8 @@ impl<P: Platform> Drives<P> {
             };
             heard.push((name, word));
         }
-        for entry in &mut self.entries {
-            worked |= entry.flush();
+        for commands in self.entries.iter_mut().filter_map(|entry| entry.commands.as_mut()) {
+            worked |= commands.flush();
         }
         worked
     }
@@ -465,8 +446,7 @@ impl<P: Platform> Drives<P> {
 
     /// When to try again what found a mailbox full.
     pub(super) fn wake_at(&self, now: Instant) -> Option<Instant> {
-        let full = self.entries.iter().any(|entry| entry.link.is_some() && !entry.unsent.is_empty());
-        full.then(|| now.after(FULL_RETRY))
+        self.entries.iter().find_map(|entry| entry.commands.as_ref()?.retry_at(now))
     }
 
     pub(super) fn arm(&self, wakes: &mut P::Wakes) {
@@ -493,9 +473,7 @@ struct DrivePoller<P: Platform> {
     driver: Option<Driver<P>>,
     number: u32,
     commands: P::Receiver<Command>,
-    report_to: P::Sender<Report<P>>,
-    /// Reports that found the mailbox full, in order.
-    unsent: VecDeque<Told<P>>,
+    reports: Outbox<P, Report<P>>,
     /// The next health log is the target's.
     wants_health: bool,
     /// The target knows, or will know, that this driver is no more.
@@ -511,7 +489,7 @@ impl<P: Platform> DrivePoller<P> {
             let Some(driver) = &mut self.driver else { continue };
             match command {
                 Command::Reset if driver.standing() == DriverStanding::Ready => driver.reset(),
-                Command::Reset => self.unsent.push_back(Told::NotReady),
+                Command::Reset => self.reports.push(Report { number: self.number, what: Told::NotReady }),
                 Command::Health => self.wants_health |= driver.read_log(now, LogPage::Health),
                 Command::Close => driver.close(),
             }
@@ -551,27 +529,14 @@ impl<P: Platform> DrivePoller<P> {
                     Told::Closed
                 }
             };
-            self.unsent.push_back(told);
-        }
-        worked
-    }
-
-    fn send(&mut self) -> bool {
-        let mut worked = false;
-        while let Some(what) = self.unsent.pop_front() {
-            if let Err(Report { what, .. }) = self.report_to.send(Report { number: self.number, what }) {
-                self.unsent.push_front(what);
-                break;
-            }
-            worked = true;
+            self.reports.push(Report { number: self.number, what: told });
         }
         worked
     }
 
     /// When to poll again: as the driver says, or when a report that found the mailbox full may be sent.
     fn until(&self, driver: Option<Instant>, now: Instant) -> Option<Instant> {
-        let retry = (!self.unsent.is_empty()).then(|| now.after(FULL_RETRY));
-        [driver, retry].into_iter().flatten().min()
+        [driver, self.reports.retry_at(now)].into_iter().flatten().min()
     }
 }
 
@@ -580,10 +545,10 @@ impl<P: Platform> Poller<P> for DrivePoller<P> {
         let mut worked = self.obey(now);
         let polled = self.driver.as_mut().map(|driver| driver.poll(now));
         worked |= self.hear();
-        worked |= self.send();
+        worked |= self.reports.flush();
         match polled {
             _ if worked => Poll::Busy,
-            None if self.unsent.is_empty() => Poll::Done,
+            None if self.reports.is_empty() => Poll::Done,
             None | Some(Poll::Done) => Poll::Idle { until: self.until(None, now) },
             Some(Poll::Idle { until }) => Poll::Idle { until: self.until(until, now) },
             Some(Poll::Busy) => Poll::Busy,
@@ -604,7 +569,7 @@ impl<P: Platform> Drop for DrivePoller<P> {
     fn drop(&mut self) {
         if !self.end_told {
             // The core dropped it: it panicked.
-            let _ = self.report_to.send(Report { number: self.number, what: Told::Died });
+            self.reports.last_word(Report { number: self.number, what: Told::Died });
         }
     }
 }

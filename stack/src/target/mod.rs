@@ -11,6 +11,7 @@ mod controllers;
 mod drives;
 mod inventory;
 mod opening;
+mod outbox;
 mod pending;
 mod questions;
 

@@ -132,6 +132,13 @@ impl<W: Functions> Bench<W> {
         *self.channel.borrow_mut() = Some(channel.expect("a mailbox"));
     }
 
+    /// Puts the channel on the first namespace. Bytes of its blocks.
+    fn use_first_namespace(&self) -> u64 {
+        let namespace = self.namespaces().remove(0);
+        self.use_namespace(&namespace);
+        u64::from(namespace.block_size)
+    }
+
     fn map(&self, len: u64) -> Mapped<W> {
         let memory = self.task.platform.shared_memory("payload", len).expect("memory");
         let mapping = W::pci(&self.task.platform).dma().map(memory.window(), Access::ReadWrite);
@@ -350,9 +357,7 @@ pub fn what_is_written_is_read_at_every_length_and_alignment<W: Functions>() {
 pub fn memory_that_is_not_mapped_is_copied<W: Functions>() {
     run::<W, _>(1, |task| async move {
         let bench = Bench::<W>::open(task, Options::default()).await;
-        let namespace = bench.namespaces().remove(0);
-        let block = u64::from(namespace.block_size);
-        bench.use_namespace(&namespace);
+        let block = bench.use_first_namespace();
         let mapped = bench.map(65536);
         let unmapped = bench.task.platform.shared_memory("unmapped", 65536).expect("memory");
         let source = unmapped.window().slice(0, 32768).expect("inside");
@@ -415,9 +420,7 @@ pub fn queues_wrap<W: Functions>() {
             let options = Options { queue_entries: 8, shadow_doorbells, ..Options::default() };
             let bench = Bench::<W>::open(task, options).await;
             assert_eq!(bench.driver.borrow().has_shadow_doorbells(), shadow_doorbells);
-            let namespace = bench.namespaces().remove(0);
-            bench.use_namespace(&namespace);
-            let block = u64::from(namespace.block_size);
+            let block = bench.use_first_namespace();
             let memory = bench.map(2 * u64::from(REQUESTS) * block);
             for round in 0..4 {
                 for operation in [Operation::Write { fua: false }, Operation::Read] {
@@ -446,9 +449,7 @@ pub fn queues_wrap<W: Functions>() {
 pub fn requests_outlive_resets<W: Functions>() {
     run::<W, _>(1, |task| async move {
         let bench = Bench::<W>::open(task, Options::default()).await;
-        let namespace = bench.namespaces().remove(0);
-        bench.use_namespace(&namespace);
-        let block = u64::from(namespace.block_size);
+        let block = bench.use_first_namespace();
         let count = 64;
         let memory = bench.map(2 * count * block);
         for round in 0..5 {
@@ -477,9 +478,7 @@ pub fn requests_outlive_resets<W: Functions>() {
 pub fn an_interrupt_wakes<W: Functions>() {
     run::<W, _>(1, |task| async move {
         let bench = Bench::<W>::open(task, Options::default()).await;
-        let namespace = bench.namespaces().remove(0);
-        bench.use_namespace(&namespace);
-        let block = u64::from(namespace.block_size);
+        let block = bench.use_first_namespace();
         let memory = bench.map(block);
         let window = memory.window(0, block);
         // The first one waits for its queue.
@@ -526,9 +525,7 @@ pub fn the_next_life_reads_what_was_written<W: Functions>() {
     run::<W, _>(1, |mut task| async move {
         for life in 0..4 {
             let bench = Bench::<W>::open(task, Options::default()).await;
-            let namespace = bench.namespaces().remove(0);
-            bench.use_namespace(&namespace);
-            let block = u64::from(namespace.block_size);
+            let block = bench.use_first_namespace();
             let memory = bench.map(32 * block);
             let (source, target) = (memory.window(0, 16 * block), memory.window(16 * block, 16 * block));
             if life > 0 {
@@ -551,9 +548,7 @@ pub fn the_next_life_reads_what_was_written<W: Functions>() {
 pub fn a_controller_that_is_pulled_out_is_given_up<W: Functions>() {
     run::<W, _>(1, |task| async move {
         let bench = Bench::<W>::open(task, Options::default()).await;
-        let namespace = bench.namespaces().remove(0);
-        bench.use_namespace(&namespace);
-        let block = u64::from(namespace.block_size);
+        let block = bench.use_first_namespace();
         let memory = bench.map(block);
         let window = memory.window(0, block);
         bench.done(Operation::Read, 0, block, &[window]).await;
@@ -581,9 +576,7 @@ pub fn a_controller_that_is_pulled_out_is_given_up<W: Functions>() {
 pub fn memory_is_moved<W: Functions>(memories: impl FnOnce() -> (MemoryOf<W>, MemoryOf<W>) + Send + 'static) {
     run::<W, _>(1, |task| async move {
         let bench = Bench::<W>::open(task, Options::default()).await;
-        let namespace = bench.namespaces().remove(0);
-        bench.use_namespace(&namespace);
-        let block = u64::from(namespace.block_size);
+        let block = bench.use_first_namespace();
         let (source, target) = memories();
         let dma = W::pci(&bench.task.platform).dma();
         let mappings = [(&source, Access::Read), (&target, Access::ReadWrite)]
