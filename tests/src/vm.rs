@@ -150,8 +150,9 @@ impl Machine {
             command.args(["-trace", "pci_nvme_dbbuf_config"]);
             command.args(["-qmp", &format!("unix:{},server=on,wait=off", monitor.display())]);
             for (index, (image, block)) in namespaces.iter().enumerate() {
-                let image = image.display();
-                command.args(["-drive", &format!("file={image},if=none,id=image{index},format=raw")]);
+                // Past the host's page cache, which lets a read see half of a write to the same block: a drive does not.
+                let image = format!("file={},if=none,id=image{index},format=raw,cache=none", image.display());
+                command.args(["-drive", &image]);
                 let block = format!("logical_block_size={block},physical_block_size=4096");
                 let nsid = index + 1;
                 command
@@ -253,7 +254,7 @@ impl Guest {
             // The dump is for the reader of the panic below, who also sees when there was none.
             let _ = self.console.wait(DUMP_WAIT, |line| line.starts_with("DUMP ends").then_some(()));
         }
-        panic!("{what}; the console:\n{}", self.console.lines().join("\n"));
+        panic!("{what}; the console:\n{}", quoted(&self.console.lines()));
     }
 }
 
@@ -292,7 +293,12 @@ impl Ended {
             "the guest's script ended with {} and its kernel complained {} times: {complaints:#?}; the console:\n{}",
             self.exit_code,
             complaints.len(),
-            self.console.join("\n")
+            quoted(&self.console)
         );
     }
+}
+
+/// A guest's console inside a message: marked, so that nobody takes a result printed in the guest for one of this run's.
+fn quoted(console: &[String]) -> String {
+    console.iter().flat_map(|line| ["| ", line, "\n"]).collect()
 }

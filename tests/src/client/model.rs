@@ -143,11 +143,11 @@ impl Model {
             self.compared += 1;
             let skip = (oldest - line.first) as usize;
             if !line.contents.iter().skip(skip).any(|content| content.is(number, bytes)) {
+                let allowed: Vec<Content> = line.contents.iter().skip(skip).copied().collect();
                 return Err(ClientError::Violation(format!(
-                    "sector {number} holds {}, but may hold only {:?} (newest acknowledged is number {}, \
+                    "sector {number} holds {}, but may hold only {allowed:?} (newest acknowledged is number {}, \
                      the list begins at {oldest})",
-                    describe(bytes),
-                    line.contents.iter().skip(skip).collect::<Vec<_>>(),
+                    describe(number, bytes, &allowed),
                     line.acknowledged,
                 )));
             }
@@ -223,20 +223,41 @@ pub fn is_stamp(sector: u64, generation: u64, bytes: &[u8]) -> bool {
         .all(|(index, chunk)| chunk == word(sector, generation, index as u64).to_le_bytes())
 }
 
-/// What a sector looks like, for a message to a person.
-fn describe(bytes: &[u8]) -> String {
-    let word_at = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
+/// What a sector looks like, for a message to a person: whose it is, or which of its words are whose.
+fn describe(number: u64, bytes: &[u8], allowed: &[Content]) -> String {
+    let word_at = |index: usize| u64::from_le_bytes(bytes[index * 8..][..8].try_into().expect("eight bytes"));
+    let (sector, generation) = (word_at(0), word_at(1));
     if bytes.iter().all(|byte| *byte == 0) {
         return "zeroes".into();
     }
-    let (sector, generation) = (word_at(0), word_at(8));
     if is_stamp(sector, generation, bytes) {
         return format!("sector {sector}'s generation {generation}, whole");
     }
-    let wrong = (0..bytes.len() / 8)
-        .find(|index| word_at(index * 8) != word(sector, generation, *index as u64))
-        .unwrap_or(0);
-    format!("words {sector:#x} {generation:#x} ..., not a whole stamp (first wrong word {wrong})")
+    let mut stamps = vec![(sector, generation)];
+    stamps.extend(allowed.iter().filter_map(|content| match content {
+        Content::Stamp(generation) => Some((number, *generation)),
+        Content::Zeroes | Content::Discarded { .. } => None,
+    }));
+    let whose = |index: usize| {
+        let found = word_at(index);
+        match stamps.iter().find(|(sector, generation)| found == word(*sector, *generation, index as u64)) {
+            Some((sector, generation)) => format!("sector {sector}'s generation {generation}"),
+            None if found == 0 => "zeroes".into(),
+            None => format!("something else ({found:#x} first)"),
+        }
+    };
+    let mut parts = Vec::new();
+    let mut begin = 0;
+    while begin < bytes.len() / 8 {
+        let owner = whose(begin);
+        let is_else = owner.starts_with("something");
+        let same =
+            |index: &usize| whose(*index) == owner || is_else && whose(*index).starts_with("something");
+        let end = (begin..bytes.len() / 8).take_while(same).last().unwrap_or(begin) + 1;
+        parts.push(format!("words {begin} to {} of {owner}", end - 1));
+        begin = end;
+    }
+    parts.join(", ")
 }
 
 #[cfg(test)]
