@@ -171,7 +171,7 @@ fn machine_memory_is_refused_where_something_else_has_its_name() {
 }
 
 #[test]
-#[ignore = "needs root and a free huge page; run: cargo test -p hw --test directory -- --ignored huge_pages"]
+#[ignore = "needs root and a free huge page; run: tests/root/run"]
 fn machine_memory_of_huge_pages() {
     let mount = tempfile::tempdir().unwrap();
     let run = |program: &str, arguments: &[&str]| {

@@ -10,7 +10,7 @@ use sim::world::Detail;
 const SEEDS: u64 = 15;
 
 #[test]
-#[ignore = "the judge of mutants: `tests/mutants/cargo-mutants` runs it"]
+#[ignore = "a sweep, and so for a release build; run: cargo test --release -p sim --test oracle -- --ignored"]
 fn a_quick_sweep_holds() {
     let seeds = std::env::var("REPRISE_ORACLE_SEEDS").map_or(SEEDS, |seeds| seeds.parse().expect("a number"));
     let scenarios = catalog::all().unwrap_or_else(|refused| panic!("{refused}"));

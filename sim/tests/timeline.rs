@@ -171,7 +171,7 @@ impl Browsed {
 }
 
 #[test]
-#[ignore = "needs a browser; run: apt-get install chromium && cargo test -p sim --test timeline -- --ignored"]
+#[ignore = "needs a browser; run: tests/browser/run"]
 fn a_browser_shows_lanes_bars_filters_and_the_failed_check() {
     let timeline = failing();
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("timeline.html");
@@ -202,7 +202,7 @@ fn a_browser_shows_lanes_bars_filters_and_the_failed_check() {
 }
 
 #[test]
-#[ignore = "needs a browser; run: apt-get install chromium && cargo test -p sim --test timeline -- --ignored"]
+#[ignore = "needs a browser; run: tests/browser/run"]
 fn requests_that_the_failed_check_names_stand_out() {
     let mut timeline = failing();
     let failure = timeline.failure.as_mut().expect("it fails");

@@ -1,7 +1,7 @@
 //! qemu-storage-daemon as a peer: another vhost-user-blk back-end for the same clients.
 //!
 //! It keeps the clients honest (a client that passes only against our own target proves nothing) and it is what the
-//! benchmark is measured beside. Where it is missing [`Peer::available`] says so.
+//! benchmark is measured beside. Where it is missing [`Peer::available`] says so to the benchmark; a test fails.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};

@@ -154,7 +154,7 @@ fn a_file_that_may_not_grow_further_has_no_space() {
 }
 
 #[test]
-#[ignore = "needs root, to mount a small file system; run: cargo test -p hw --test files -- --ignored full_file_system"]
+#[ignore = "needs root, to mount a small file system; run: tests/root/run"]
 fn a_write_to_a_full_file_system_has_no_space() {
     let outside = directory();
     let (image, mount) = (outside.path().join("image"), outside.path().join("mount"));

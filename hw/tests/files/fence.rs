@@ -135,7 +135,7 @@ fn content(path: &Path) -> Vec<u64> {
 }
 
 #[test]
-#[ignore = "needs root and a loop device; run: cargo test -p hw --test files -- --ignored block_device"]
+#[ignore = "needs root and a loop device; run: tests/root/run"]
 fn a_block_device_is_claimed_and_does_every_operation() {
     use crate::errors::command;
     for engine in ENGINES {
