@@ -177,7 +177,7 @@ impl Process {
             ended: AtomicBool::new(false),
         };
         let recorder = |core: u16| match &options.recorder_directory {
-            Some(directory) => start_recorder(directory, CoreId(core)).map(Some),
+            Some(directory) => start_recorder(directory, CoreId(core)),
             None => Ok(None),
         };
         let recorders = (0..cores).map(recorder).collect::<Result<_, _>>()?;
@@ -222,11 +222,24 @@ fn join(threads: Vec<std::thread::JoinHandle<()>>) {
     }
 }
 
-fn start_recorder(directory: &Path, core: CoreId) -> Result<Recorder, StartError> {
-    Recorder::start(directory, core).map_err(|source| StartError {
-        what: format!("cannot start the flight recorder of core {core} in {}", directory.display()),
-        source,
-    })
+/// `None`, said in the log: there is no room for it. A target that died on a full disk must come back all the same.
+fn start_recorder(directory: &Path, core: CoreId) -> Result<Option<Recorder>, StartError> {
+    match Recorder::start(directory, core) {
+        Ok(recorder) => Ok(Some(recorder)),
+        Err(Error { kind: ErrorKind::NoSpace, .. }) => {
+            tracing::warn!(
+                core = core.0,
+                ?directory,
+                "no room for a flight recorder: this life goes without"
+            );
+            Ok(None)
+        }
+        Err(source) => {
+            let directory = directory.display();
+            let what = format!("cannot start the flight recorder of core {core} in {directory}");
+            Err(StartError { what, source })
+        }
+    }
 }
 
 fn io_error(error: std::io::Error) -> Error {

@@ -4,8 +4,8 @@
 //! only what it had written back is there. A store to a page that was just written back faults once: with 48 syncs a second
 //! on ext4, one event in 130 took 1 to 10 µs instead of 6 ns, one in 16,000 up to 100 µs, and the rare longer ones were as
 //! many as on tmpfs. The previous life's file is kept beside it, as `recorder-CORE.previous`. The file is reserved in full,
-//! so that a full disk is refused at the start and does not fault later; should the medium fail under it, the mapping is
-//! lost like any other ([`crate::memory`]) and recording goes nowhere, but the target goes on.
+//! so that a full disk is found at the start (that life goes without a recorder) and does not fault later; should the medium
+//! fail under it, the mapping is lost like any other ([`crate::memory`]) and recording goes nowhere, but the target goes on.
 
 use crate::clock;
 use crate::error::from_errno;
@@ -13,7 +13,7 @@ use crate::lock::lock_soon;
 use crate::memory::{HostMemory, map_file};
 use crate::window::HostWindow;
 use runtime::{Access, CoreId, Event, Memory, Result, Window};
-use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fstat, open, rename};
+use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fstat, ftruncate, open, rename};
 use stack::recording::{EVENT_LEN, HEADER_LEN, Header, WRITTEN_OFFSET, event_words};
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
@@ -51,7 +51,11 @@ impl Recorder {
             started_ns: clock::now().0,
             started_unix_ns: clock::unix_ns(),
         };
-        fallocate(&file, FallocateFlags::empty(), 0, header.file_len()).map_err(from_errno)?;
+        if let Err(errno) = fallocate(&file, FallocateFlags::empty(), 0, header.file_len()) {
+            // Some file systems keep what they had found; an empty file is the next life's, and displaces no recording.
+            let _ = ftruncate(&file, 0);
+            return Err(from_errno(errno));
+        }
         let memory = map_file(file, 0, header.file_len(), Access::ReadWrite)?;
         let window = memory.window();
         window.write(0, &header.encode());
