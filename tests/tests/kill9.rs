@@ -14,6 +14,7 @@ use tests::client::Draw;
 use tests::client::blkio::{Blkio, Options as BlkioOptions};
 use tests::client::frontend::{Frontend, Options};
 use tests::client::load::{Load, LoadOptions};
+use tests::client::memory::Pages;
 use tests::client::model::Model;
 use tests::image::Image;
 use tests::target::Target;
@@ -187,6 +188,19 @@ fn a_plain_driver_in_the_middle_of_its_ring_survives() {
     };
     let load = LoadOptions { depth: 20, ..load(seed()) };
     survive(&mut target, "disk", 10, options, load);
+}
+
+/// A guest whose memory is of huge pages, which most large guests have: both lives map it, each region's file from its second
+/// page on.
+#[test]
+#[ignore = "needs root, to reserve huge pages; run: tests/root/run"]
+fn a_guest_of_huge_pages_survives_twenty_kills() {
+    let image = Image::in_memory(DISK);
+    let mut target = Target::start();
+    target.call("bdev_uring_create", json!({"name": "disk", "filename": image.name()}));
+    let options = Options { pages: Pages::Huge, low_memory: 32 << 20, high_memory: 32 << 20, ..two_queues() };
+    let outcome = survive(&mut target, "disk", 20, options, load(seed()));
+    assert!(outcome.kills_with_requests_out >= 10, "{outcome:?}: the kills met no load");
 }
 
 /// A drive behind VFIO: the next life has it only after the kernel has taken it from the dead one, resets it, and then

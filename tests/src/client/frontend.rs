@@ -22,7 +22,7 @@ use vhost::vhost_user::{
 use vhost::{VhostBackend, VringConfigData};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::memory::GuestMemory;
+use super::memory::{GuestMemory, Pages};
 use super::ring::SplitRing;
 use super::{ClientError, Result, raw};
 use crate::message::request;
@@ -90,6 +90,8 @@ pub struct Options {
     pub memory_slots: bool,
     /// NEED_REPLY on every message as newer QEMUs do, instead of only where QEMU 7.2 has it.
     pub need_reply: bool,
+    /// What guest memory is made of.
+    pub pages: Pages,
     /// Bytes of guest memory at 0; rings live here.
     pub low_memory: u64,
     /// Bytes of guest memory above 4 GiB, or 0.
@@ -115,6 +117,7 @@ impl Default for Options {
                 | VhostUserProtocolFeatures::STATUS,
             memory_slots: false,
             need_reply: false,
+            pages: Pages::Small,
             low_memory: 64 << 20,
             high_memory: 64 << 20,
             first_index: 0,
@@ -172,7 +175,7 @@ pub struct Frontend {
 impl Frontend {
     /// Connects to the back-end at `path` as QEMU does at its start. No queue runs yet: see [`Frontend::start`].
     pub fn connect(path: &Path, options: Options) -> Result<Frontend> {
-        let memory = GuestMemory::with_regions(options.low_memory, options.high_memory)?;
+        let memory = GuestMemory::with_regions(options.pages, options.low_memory, options.high_memory)?;
         let mut frontend = Frontend {
             path: path.to_path_buf(),
             memory,

@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use rustix::fs::MemfdFlags;
 use vhost::VhostUserMemoryRegionInfo;
 use vm_memory::{AtomicAccess, Bytes, FileOffset, MmapRegion, VolatileMemory};
 
@@ -16,6 +17,25 @@ use super::{ClientError, Result};
 
 /// Where the second region of [`GuestMemory::with_regions`] begins: above the 32-bit hole, as in a real guest.
 pub const HIGH_MEMORY_BASE: u64 = 1 << 32;
+
+/// What a guest's memory is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pages {
+    /// The machine's ordinary pages.
+    Small,
+    /// Pages of 2 MiB, of hugetlbfs: they must be free, and lengths and offsets be multiples.
+    Huge,
+}
+
+impl Pages {
+    /// Bytes of one.
+    pub const fn size(self) -> u64 {
+        match self {
+            Self::Small => 4096,
+            Self::Huge => 2 << 20,
+        }
+    }
+}
 
 /// One region: a memfd mapped whole from `mmap_offset`.
 #[derive(Debug)]
@@ -34,7 +54,17 @@ pub struct Region {
 impl Region {
     /// A new zeroed memfd of `mmap_offset + size` bytes, mapped from `mmap_offset` on.
     pub fn new(guest_address: u64, size: u64, mmap_offset: u64) -> Result<Region> {
-        let fd = rustix::fs::memfd_create("guest-memory", rustix::fs::MemfdFlags::CLOEXEC)
+        Region::of(Pages::Small, guest_address, size, mmap_offset)
+    }
+
+    /// The same, of pages of a kind.
+    pub fn of(pages: Pages, guest_address: u64, size: u64, mmap_offset: u64) -> Result<Region> {
+        let flags = MemfdFlags::CLOEXEC
+            | match pages {
+                Pages::Small => MemfdFlags::empty(),
+                Pages::Huge => MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB,
+            };
+        let fd = rustix::fs::memfd_create("guest-memory", flags)
             .map_err(|errno| ClientError::io("memfd_create of guest memory")(errno.into()))?;
         let file = Arc::new(File::from(fd));
         file.set_len(mmap_offset + size).map_err(ClientError::io("sizing guest memory"))?;
@@ -73,12 +103,11 @@ pub struct GuestMemory {
 
 impl GuestMemory {
     /// A region at address 0 and, when `high` is not 0, one above 4 GiB whose file begins with a page that isn't guest memory.
-    pub fn with_regions(low: u64, high: u64) -> Result<GuestMemory> {
-        const PAGE: u64 = 4096;
+    pub fn with_regions(pages: Pages, low: u64, high: u64) -> Result<GuestMemory> {
         let mut memory = GuestMemory::default();
-        memory.plug(Region::new(0, low, 0)?);
+        memory.plug(Region::of(pages, 0, low, 0)?);
         if high != 0 {
-            memory.plug(Region::new(HIGH_MEMORY_BASE, high, PAGE)?);
+            memory.plug(Region::of(pages, HIGH_MEMORY_BASE, high, pages.size())?);
         }
         Ok(memory)
     }

@@ -238,11 +238,12 @@ pub fn write_raw_descriptor(memory: &GuestMemory, at: u64, address: u64, length:
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::Pages;
     use super::*;
 
     /// A ring with one chain out, and what a device would have to write to complete `id`.
     fn ring_with_one_out() -> (GuestMemory, SplitRing, u16) {
-        let mut memory = GuestMemory::with_regions(1 << 20, 0).expect("memory");
+        let mut memory = GuestMemory::with_regions(Pages::Small, 1 << 20, 0).expect("memory");
         let mut ring = SplitRing::new(&mut memory, 0, 8, false).expect("a ring");
         let segment = Segment { address: 0x1000, length: 1, device_writes: true };
         let head = ring.push(&memory, &[segment], None).expect("descriptors");
