@@ -170,6 +170,26 @@ fn what_cannot_be_done_now_is_told_apart_from_bad_input() {
     assert!(unit.lines().any(|line| line == "RestartPreventExitStatus=2"), "bad input is tried once");
 }
 
+/// Where a service finds no image is told to whoever runs it: each directory that the unit hides or makes read-only.
+#[test]
+fn the_unit_and_the_book_agree_on_what_a_service_cannot_reach() {
+    let unit = include_str!("../systemd/reprise.service");
+    let book = include_str!("../../docs/operating.md");
+    let settings = unit.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
+    let restricting =
+        ["ProtectSystem", "ProtectHome", "PrivateTmp", "Inaccessible", "ReadOnly", "TemporaryFile", "Root"];
+    let mut told = 0;
+    for (name, value) in settings.filter(|(name, _)| restricting.iter().any(|part| name.starts_with(part))) {
+        assert!(
+            book.contains(&format!("`{name}={value}`")),
+            "docs/operating.md does not have {name}={value}"
+        );
+        told += 1;
+    }
+    let rows = book.lines().filter(|line| line.starts_with("| `/") && line.contains('=')).count();
+    assert_eq!(told, rows, "docs/operating.md has a line that the unit does not have");
+}
+
 #[test]
 fn the_service_manager_is_told_and_the_log_is_json_where_asked() {
     let home = tempfile::tempdir().unwrap();
