@@ -1,11 +1,12 @@
 //! The flight recorder: the last events of a core, in a mapped file under the state directory that survives `kill -9`.
 //!
-//! Writing is five stores to memory of the page cache, which the kernel keeps when the process is gone; over a power loss
-//! only what it had written back is there. A store to a page that was just written back faults once: with 48 syncs a second
-//! on ext4, one event in 130 took 1 to 10 µs instead of 6 ns, one in 16,000 up to 100 µs, and the rare longer ones were as
-//! many as on tmpfs. The previous life's file is kept beside it, as `recorder-CORE.previous`. The file is reserved in full,
-//! so that a full disk is found at the start (that life goes without a recorder) and does not fault later; should the medium
-//! fail under it, the mapping is lost like any other ([`crate::memory`]) and recording goes nowhere, but the target goes on.
+//! Writing is five stores to memory of the page cache, which the kernel keeps when the process is gone; over a power
+//! loss only what it had written back is there. A store to a page that was just written back faults once: with 48 syncs
+//! a second on ext4, one event in 130 took 1 to 10 µs instead of 6 ns, one in 16,000 up to 100 µs, and the rare longer
+//! ones were as many as on tmpfs. The previous life's file is kept beside it, as `recorder-CORE.previous`. The file is
+//! reserved in full, so that a full disk is found at the start (that life goes without a recorder) and does not fault
+//! later; should the medium fail under it, the mapping is lost like any other ([`crate::memory`]) and recording goes
+//! nowhere, but the target goes on.
 
 use crate::clock;
 use crate::error::from_errno;

@@ -218,28 +218,39 @@ impl Drop for Target {
     }
 }
 
-/// Processor time of all threads of a process so far, user and system (proc(5), `/proc/PID/stat`).
+/// Processor time of all threads of a process so far, also of those that have ended, user and system, in nanoseconds of
+/// its own clock (clock_getcpuclockid(3)). `/proc/PID/stat` tells it in ticks of 10 ms, which an idle target uses none
+/// of.
 pub fn processor_time(process: u32) -> Duration {
-    let path = format!("/proc/{process}/stat");
-    let stat = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let ticks = processor_ticks(&stat).unwrap_or_else(|| panic!("{path} is not understood: {stat}"));
-    Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second()).expect("about 100")
-}
-
-/// Fields 14 and 15 of a stat line, utime and stime. The command's name, field 2, may hold spaces and parentheses.
-fn processor_ticks(stat: &str) -> Option<u64> {
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ').skip(11);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
+    let mut clock = 0;
+    // SAFETY: the clock's number is written to the address.
+    let errno = unsafe { libc::clock_getcpuclockid(process as libc::pid_t, &raw mut clock) };
+    assert_eq!(errno, 0, "process {process} has no clock");
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the time is written to the address.
+    let result = unsafe { libc::clock_gettime(clock, &raw mut time) };
+    assert_eq!(result, 0, "the clock of process {process}: {}", std::io::Error::last_os_error());
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::processor_ticks;
+    use super::processor_time;
 
+    /// As much as the threads say, the one that has ended included.
     #[test]
-    fn processor_ticks_are_user_and_system_time() {
-        let stat = "42 (a) (b c) S 1 42 42 0 -1 4194560 1 2 3 4 70 30 5 6 20 0 3 0 100 200";
-        assert_eq!(processor_ticks(stat), Some(100));
-        assert_eq!(processor_ticks("42 (cut"), None);
+    fn processor_time_is_that_of_all_threads() {
+        let own = || {
+            let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+            std::time::Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+        };
+        let work = move || {
+            let begun = own();
+            while own() - begun < std::time::Duration::from_millis(20) {}
+        };
+        let before = processor_time(std::process::id());
+        std::thread::spawn(work).join().expect("a thread");
+        work();
+        assert!(processor_time(std::process::id()) - before >= std::time::Duration::from_millis(40));
     }
 }

@@ -1,7 +1,7 @@
 //! The clients against somebody else's back-end: a client that only ever met our target proves nothing about it.
 //!
-//! qemu-storage-daemon has no inflight tracking, so reconnecting is not part of this; everything else is. It is unpacked from
-//! Debian's packages by `tests/peer/run`, which a plain run does not do.
+//! qemu-storage-daemon has no inflight tracking, so reconnecting is not part of this; everything else is. It is
+//! unpacked from Debian's packages by `tests/peer/run`, which a plain run does not do.
 
 use std::os::unix::fs::FileExt;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Every test that a plain run leaves out says which command runs it, and `.ci/run` runs that command: a test that nobody
-//! runs has not passed.
+//! Every test that a plain run leaves out says which command runs it, and `.ci/run` runs that command: a test that
+//! nobody runs has not passed.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,8 @@ fn sources() -> Vec<PathBuf> {
     found
 }
 
-/// The reasons in a source: `#[ignore = "…"]` and `ignore = "…"` of a macro; an `#[ignore]` without one is an empty reason.
+/// The reasons in a source: `#[ignore = "…"]` and `ignore = "…"` of a macro; an `#[ignore]` without one is an empty
+/// reason.
 fn reasons(source: &str) -> Vec<String> {
     let given = source.lines().map(str::trim).filter_map(|line| {
         let line = line.strip_prefix("#[").unwrap_or(line).strip_prefix("ignore")?;

@@ -190,8 +190,8 @@ fn a_plain_driver_in_the_middle_of_its_ring_survives() {
     survive(&mut target, "disk", 10, options, load);
 }
 
-/// A guest whose memory is of huge pages, which most large guests have: both lives map it, each region's file from its second
-/// page on.
+/// A guest whose memory is of huge pages, which most large guests have: both lives map it, each region's file from its
+/// second page on.
 #[test]
 #[ignore = "needs root, to reserve huge pages; run: tests/root/run"]
 fn a_guest_of_huge_pages_survives_twenty_kills() {

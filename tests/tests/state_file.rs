@@ -1,8 +1,9 @@
-//! The state file of a real target when something is wrong with it: torn, of a newer release, and without room for the next
-//! one. Each has its precise answer; a file that is not understood is left as it is, a change that could not be kept is
-//! refused, and what was acknowledged is in force after the next start.
+//! The state file of a real target when something is wrong with it: torn, of a newer release, and without room for the
+//! next one. Each has its precise answer; a file that is not understood is left as it is, a change that could not be
+//! kept is refused, and what was acknowledged is in force after the next start.
 //!
-//! The simulator asks the same of every moment (`state.rs`); here it is the binary, its exit code and real file systems.
+//! The simulator asks the same of every moment (`state.rs`); here it is the binary, its exit code and real file
+//! systems.
 
 use serde_json::{Value, json};
 use std::path::Path;
@@ -41,8 +42,8 @@ fn refused(target: &Target) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
-/// Each of these contents is refused with a sentence that has `expected` in it, and is still there afterwards; with what was
-/// there before, everything is back.
+/// Each of these contents is refused with a sentence that has `expected` in it, and is still there afterwards; with
+/// what was there before, everything is back.
 fn is_refused_and_kept(contents: impl Fn(&[u8]) -> Vec<(Vec<u8>, &'static str)>) {
     let mut target = with_disks();
     let before = acknowledged(&target);
@@ -135,7 +136,8 @@ fn a_full_state_directory_refuses_changes_and_loses_none() {
         assert!(!target.path("vhost").join("vhost.0").exists() && !state.join("config.json.next").exists());
     }
 
-    // A target that dies is back on the full disk, with everything: the first time there is no room for another recorder.
+    // A target that dies is back on the full disk, with everything: the first time there is no room for another
+    // recorder.
     for _ in 0..3 {
         target.kill9();
         target.restart();
