@@ -3,15 +3,15 @@
 //!
 //! One call at a time. A call that a death cut off is settled by the next listing and made again if it was not done.
 
-use crate::check::state::{Change, Objects};
-use crate::process::{RPC_SOCKET, VHOST_DIR};
+use crate::check::state::{Change, Objects, State};
+use crate::process::{rpc_socket, vhost_dir};
 use crate::record::Record;
 use crate::rng::Rng;
 use crate::world::{self, Model, Step};
 use runtime::{ErrorKind, Instant, PciAddress};
 use serde_json::{Value, json};
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
 /// Longest wait before the operator calls again where nobody answered.
@@ -20,6 +20,12 @@ const RETRY_NS_MAX: u64 = 300_000;
 const AGAIN_NS: u64 = 20_000_000;
 /// Longest pause between two calls that nobody waits for.
 const PAUSE_NS_MAX: u64 = 400_000;
+/// What a target answers that was asked to stop.
+const STOPPING: i64 = -1;
+/// Spare bdevs at once, where controllers and bdevs come and go.
+const CHURNED: u64 = 4;
+/// Sectors of a mebibyte.
+const MIB_SECTORS: u64 = 2048;
 /// Number of the stream that the operator draws from.
 const STREAM: u64 = 50_000;
 
@@ -36,6 +42,10 @@ pub enum Call {
     CreateController(String, String, bool),
     /// Removes a null bdev.
     DeleteNull(String),
+    /// Gives a null bdev so many sectors.
+    ResizeNull(String, u64),
+    /// Removes a controller; with the name of its bdev and whether packed rings are offered it is made again at once.
+    DeleteController(String, Option<(String, bool)>),
     /// Looks at the size of a bdev on a disk again: name, through AIO.
     Rescan(String, bool),
     /// How NVMe drives are driven: microseconds for an I/O command and for an admin command, and whether late commands are
@@ -73,6 +83,10 @@ impl Call {
                 ("vhost_create_blk_controller", json!({"ctrlr": name, "dev_name": bdev, "packed_ring": true}))
             }
             Self::DeleteNull(name) => ("bdev_null_delete", json!({"name": name})),
+            Self::ResizeNull(name, sectors) => {
+                ("bdev_null_resize", json!({"name": name, "new_size": sectors / MIB_SECTORS}))
+            }
+            Self::DeleteController(name, _) => ("vhost_delete_controller", json!({"ctrlr": name})),
             Self::SetNvmeOptions(timeout_us, timeout_admin_us, aborts) => (
                 "bdev_nvme_set_options",
                 json!({"timeout_us": timeout_us, "timeout_admin_us": timeout_admin_us,
@@ -101,7 +115,9 @@ impl Call {
         };
         match self {
             Self::CreateMalloc(name, sectors) => bdev(name, format!("Malloc disk of {sectors}")),
-            Self::CreateNull(name, sectors) => bdev(name, format!("Null disk of {sectors}")),
+            Self::CreateNull(name, sectors) | Self::ResizeNull(name, sectors) => {
+                bdev(name, format!("Null disk of {sectors}"))
+            }
             Self::CreateFile(name, _, aio) => {
                 bdev(name, if *aio { "AIO disk" } else { "URING bdev" }.to_owned())
             }
@@ -109,6 +125,7 @@ impl Call {
                 Some(Change::Put { object: format!("controller {name}"), value: controller(on, *packed) })
             }
             Self::DeleteNull(name) => Some(Change::Remove { object: format!("bdev {name}") }),
+            Self::DeleteController(name, _) => Some(Change::Remove { object: format!("controller {name}") }),
             Self::AttachDrive(name, address) => {
                 Some(Change::Put { object: format!("drive {name}"), value: address.to_string() })
             }
@@ -116,6 +133,16 @@ impl Call {
             Self::Rescan(..) | Self::SetNvmeOptions(..) | Self::DetachUsedDrive(_) | Self::ResetDrive(_) => {
                 None
             }
+        }
+    }
+
+    /// Whether it is about one of these bdevs.
+    fn is_on(&self, images: &BTreeMap<String, String>) -> bool {
+        match self {
+            Self::CreateFile(bdev, ..) | Self::CreateController(_, bdev, _) | Self::Rescan(bdev, _) => {
+                images.contains_key(bdev)
+            }
+            _ => false,
         }
     }
 
@@ -169,6 +196,8 @@ enum Awaited {
 
 /// The operator.
 pub struct Operator {
+    /// The target, and its machine.
+    target: u16,
     machine: u32,
     model: u32,
     record: Rc<RefCell<Record>>,
@@ -179,6 +208,8 @@ pub struct Operator {
     /// What was listed so far in this life; `None` once a whole listing was judged.
     listing: Option<Objects>,
     calls: VecDeque<Call>,
+    /// Bdevs on disks that another target may hold, and their controllers.
+    images: BTreeMap<String, String>,
     /// Changes that nobody waits for.
     spare: VecDeque<Call>,
     next_at: Instant,
@@ -204,9 +235,16 @@ impl Model for OperatorModel {
 }
 
 impl Operator {
-    /// An operator in the world, on the target's machine. `spare`: changes made beside the load.
-    pub fn build(machine: u32, seed: u64, spare: u64, record: &Rc<RefCell<Record>>) -> SharedOperator {
-        let mut rng = Rng::new(seed, STREAM);
+    /// An operator in the world, of a target on this machine. `spare`: changes made beside the load.
+    pub fn build(
+        target: u16,
+        machine: u32,
+        seed: u64,
+        spare: u64,
+        record: &Rc<RefCell<Record>>,
+    ) -> SharedOperator {
+        let mut rng = Rng::new(seed, STREAM + u64::from(target));
+        record.borrow_mut().states.push(State::default());
         let mut names = Vec::new();
         let spare = (0..spare)
             .map(|number| {
@@ -219,6 +257,7 @@ impl Operator {
             })
             .collect();
         let shared = Rc::new(RefCell::new(Self {
+            target,
             machine,
             model: 0,
             record: Rc::clone(record),
@@ -228,6 +267,7 @@ impl Operator {
             awaited: Awaited::Nothing,
             listing: Some(Objects::new()),
             calls: VecDeque::new(),
+            images: BTreeMap::new(),
             spare,
             next_at: Instant(0),
             calls_at: Instant(0),
@@ -293,10 +333,15 @@ impl Operator {
         world::with(|world| world.wake_model(model));
     }
 
-    /// Where a controller listens.
+    /// Where a controller of its target listens.
     #[must_use]
-    pub fn socket(controller: &str) -> String {
-        format!("{VHOST_DIR}/{controller}")
+    pub fn socket(&self, controller: &str) -> String {
+        format!("{}/{controller}", vhost_dir(self.target))
+    }
+
+    /// The disk of this bdev, with a controller on it, is that of a bdev of another target too.
+    pub fn shares(&mut self, bdev: &str, controller: &str) {
+        self.images.insert(bdev.to_owned(), controller.to_owned());
     }
 
     /// Makes a call, after those asked for before.
@@ -313,11 +358,17 @@ impl Operator {
         world::with(|world| world.wake_model(model));
     }
 
-    /// Whether every call was answered, and the life that there is was listed.
+    /// Whether every call was answered, but those that another target may be in the way of for as long as it lives, and the
+    /// life that there is was listed.
     pub fn is_settled(&self) -> bool {
+        let awaits = match &self.awaited {
+            Awaited::Nothing => false,
+            Awaited::Call(call) => !call.is_on(&self.images),
+            _ => true,
+        };
         self.end.is_some()
-            && self.calls.is_empty()
-            && self.awaited == Awaited::Nothing
+            && self.calls.iter().all(|call| call.is_on(&self.images))
+            && !awaits
             && self.listing.is_none()
     }
 
@@ -333,7 +384,7 @@ impl Operator {
                 return Step::Idle { until: Some(self.next_at) };
             }
             let connected = world::with(|world| {
-                let end = world.connect(self.machine, RPC_SOCKET).ok()?;
+                let end = world.connect(self.machine, &rpc_socket(self.target)).ok()?;
                 world.wait_for_end(end, self.model);
                 Some(end)
             });
@@ -416,12 +467,14 @@ impl Operator {
             None => return None,
         };
         let mut record = self.record.borrow_mut();
-        if call.is_done(record.state.acknowledged()) {
+        let state = &mut record.states[usize::from(self.target)];
+        if call.is_done(state.acknowledged()) {
             drop(record);
+            self.made(&call);
             return self.next(now);
         }
-        if let Some(change) = call.change() {
-            record.state.called(change);
+        if let Some(change) = call.change().filter(|_| !call.is_on(&self.images)) {
+            state.called(change);
         }
         let request = call.request(self.id);
         Some((Awaited::Call(call), request))
@@ -471,7 +524,7 @@ impl Operator {
                 for controller in answer["result"].as_array().into_iter().flatten() {
                     let block = &controller["backend_specific"]["block"];
                     let object = format!("controller {}", text(&controller["ctrlr"]));
-                    let known = self.record.borrow().state.acknowledged().get(&object).cloned();
+                    let known = self.state(|state| state.acknowledged().get(&object).cloned());
                     let value = match known {
                         // Its drive is away: what it is on is not told.
                         Some(known) if block["bdev"].is_null() => known,
@@ -479,14 +532,33 @@ impl Operator {
                     };
                     listing.insert(object, value);
                 }
-                let verdict = self.record.borrow_mut().state.listed(&listing);
+                // What is on an image is shown by the target that holds it: that is no matter of the configuration.
+                for (bdev, controller) in &self.images {
+                    listing.remove(&format!("bdev {bdev}"));
+                    listing.remove(&format!("controller {controller}"));
+                }
+                let verdict = self.state(|state| state.listed(&listing));
                 if let Err(what) = verdict {
                     world::with(|world| world.fail("state", what));
                 }
             }
             Awaited::Call(call) => {
                 let in_force = answer.get("error").is_none();
-                self.record.borrow_mut().state.answered(in_force);
+                if call.is_on(&self.images) {
+                    return self.answered_on_image(call, answer);
+                }
+                if answer["error"]["code"] == STOPPING {
+                    // The next life is asked.
+                    self.state(|state| state.answered(false));
+                    self.calls.push_front(call);
+                    let now = world::with(|world| world.now());
+                    self.calls_at = Instant(now.0 + AGAIN_NS);
+                    return;
+                }
+                self.state(|state| state.answered(in_force));
+                if in_force {
+                    self.made(&call);
+                }
                 if let Call::DetachUsedDrive(name) = &call {
                     if answer["error"]["code"] != -16 {
                         let what =
@@ -518,6 +590,85 @@ impl Operator {
 }
 
 impl Operator {
+    /// What follows on a call that was made.
+    fn made(&mut self, call: &Call) {
+        if let Call::DeleteController(name, Some((bdev, packed))) = call {
+            self.calls.push_front(Call::CreateController(name.clone(), bdev.clone(), *packed));
+        }
+    }
+
+    /// Changes of controllers and bdevs that nobody waits for, among the others: spare ones come, grow and go, and those of
+    /// `guests` (with their bdevs, and whether packed rings are offered) are removed and made again.
+    pub fn add_churn(&mut self, count: u64, guests: &[(String, String, bool)]) {
+        let mut changes: Vec<Call> = self.spare.drain(..).collect();
+        // Of each spare bdev: its name, MiB, and whether it has a controller.
+        let mut spares: Vec<(String, u64, bool)> = Vec::new();
+        let mut at = 0;
+        for number in 0..count {
+            let call = self.draw_churn(number, &mut spares, guests);
+            at += self.rng.below((changes.len() - at) as u64 + 1) as usize;
+            changes.insert(at, call);
+            at += 1;
+        }
+        self.spare = changes.into();
+    }
+
+    fn draw_churn(
+        &mut self,
+        number: u64,
+        spares: &mut Vec<(String, u64, bool)>,
+        guests: &[(String, String, bool)],
+    ) -> Call {
+        if !guests.is_empty() && self.rng.chance(1, 6) {
+            let (controller, bdev, packed) = guests[self.rng.below(guests.len() as u64) as usize].clone();
+            return Call::DeleteController(controller, Some((bdev, packed)));
+        }
+        let at = self.rng.below(CHURNED) as usize;
+        let Some((name, mib, has_controller)) = spares.get_mut(at) else {
+            spares.push((format!("churn{number}"), 1, false));
+            return Call::CreateNull(format!("churn{number}"), MIB_SECTORS);
+        };
+        let controller = format!("of.{name}");
+        if self.rng.chance(1, 3) {
+            *mib += 1;
+            return Call::ResizeNull(name.clone(), *mib * MIB_SECTORS);
+        }
+        if !*has_controller && self.rng.chance(1, 4) {
+            let (name, ..) = spares.remove(at);
+            return Call::DeleteNull(name);
+        }
+        *has_controller = !*has_controller;
+        if *has_controller {
+            Call::CreateController(controller, name.clone(), false)
+        } else {
+            Call::DeleteController(controller, None)
+        }
+    }
+
+    /// Uses the checker of its target's configuration.
+    fn state<T>(&self, act: impl FnOnce(&mut State) -> T) -> T {
+        act(&mut self.record.borrow_mut().states[usize::from(self.target)])
+    }
+
+    /// Takes the answer to a call about a bdev whose disk another target may hold: it is refused until that one lets go, and
+    /// one that a death cut off may have been done.
+    fn answered_on_image(&mut self, call: Call, answer: &Value) {
+        let refused = text(&answer["error"]["message"]);
+        if answer.get("error").is_none() || refused.starts_with("File exists") {
+            if let Call::CreateController(name, ..) = call {
+                self.record.borrow_mut().on_images.insert(name);
+            }
+            return;
+        }
+        if matches!(call, Call::Rescan(..)) {
+            return;
+        }
+        // Behind what nobody is in the way of.
+        self.calls.push_back(call);
+        let now = world::with(|world| world.now());
+        self.calls_at = Instant(now.0 + AGAIN_NS);
+    }
+
     /// Takes an answer on whether all drives, or all controllers, serve.
     fn served(&mut self, answer: &Value, asked: &Awaited) {
         let entries = answer["result"].as_array().into_iter().flatten();

@@ -24,6 +24,9 @@ const STREAM_FIRST_INDEXES: u64 = 42_000;
 const FIRST_INDEX_SOON: u64 = 300;
 /// Number of the first of the streams that in-band notifications are drawn from, one a guest.
 const STREAM_IN_BAND: u64 = 43_000;
+/// Number of the first of the streams that images are drawn from, one a guest; the one before it is that of the targets, and
+/// of what their cores say to each other.
+const STREAM_IMAGES: u64 = 45_000;
 /// Number of the first of the streams that drives are drawn from, one a guest.
 const STREAM_DRIVES: u64 = 44_000;
 /// Largest CAP.TO of a drive, in 500 ms: what never gets ready is found out in a time that a run can spend.
@@ -75,6 +78,12 @@ pub struct GuestPlan {
     pub firmware_requests: u64,
     /// Manners of the front-end.
     pub manners: Manners,
+    /// The target that serves it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub target: u16,
+    /// Every target of the machine has a controller on its disk.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub image: bool,
     /// The drive that the bdev is a namespace of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drive: Option<Profile>,
@@ -124,8 +133,17 @@ pub struct Plan {
     /// What draws other numbers than the seed's: [`Plan::seed_text`].
     #[serde(default, skip_serializing_if = "Numbers::are_plain")]
     pub numbers: Numbers,
-    /// Cores of the target.
+    /// Cores of a target.
     pub cores: u16,
+    /// Targets beside the first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub other_targets: u16,
+    /// Each target has a machine of its own.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub apart: bool,
+    /// Deaths, stops and lost power strike the first target only.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub spare_others: bool,
     /// Whether cores sleep; `None`: each draws for itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sleep: Option<bool>,
@@ -135,6 +153,9 @@ pub struct Plan {
     pub down_ns: Range,
     /// Changes of the configuration beside the load.
     pub changes: u64,
+    /// Changes of spare controllers and bdevs, and removals of the guests' controllers, beside the load.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub churn: u64,
     /// The faults, by kind; those that are off are not there.
     pub faults: BTreeMap<FaultKind, FaultPlan>,
     /// The guests.
@@ -181,6 +202,12 @@ const fn is_off(switch: &bool) -> bool {
 /// The same.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
 const fn is_zero(number: &u16) -> bool {
+    *number == 0
+}
+
+/// The same.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+const fn is_nothing(number: &u64) -> bool {
     *number == 0
 }
 
@@ -243,11 +270,23 @@ impl Plan {
         let first_index = |of: u64| {
             draw_first_index(scenario.guest.migrated, &mut Rng::new(seed, STREAM_FIRST_INDEXES + of))
         };
+        let of_targets = &mut Rng::new(seed, STREAM_IMAGES - 1);
+        let targets = draw(&world.targets, of_targets);
+        let apart = toss(world.apart, of_targets);
+        let spare_others = toss(world.spare_others, of_targets);
+        let churn = draw(&world.churn, of_targets);
+        let message_delay_ns = draw(&world.message_delay_us, of_targets) * 1000;
+        let image = |of: u64| toss(scenario.guest.image, &mut Rng::new(seed, STREAM_IMAGES + of));
         let guests: Vec<GuestPlan> = (0..draw(&scenario.guest.count, rng))
-            .map(|number| GuestPlan {
-                first_index: first_index(number),
-                in_band: draw_in_band(scenario, &mut Rng::new(seed, STREAM_IN_BAND + number)),
-                ..draw_guest(scenario, seed, number, packed(number), grows, rng)
+            .map(|number| {
+                let guest = draw_guest(scenario, seed, number, packed(number), grows, rng);
+                GuestPlan {
+                    target: (number % targets) as u16,
+                    image: targets > 1 && !apart && guest.has_file() && image(number),
+                    first_index: first_index(number),
+                    in_band: draw_in_band(scenario, &mut Rng::new(seed, STREAM_IN_BAND + number)),
+                    ..guest
+                }
             })
             .collect();
         let attacks = |range: &Option<Spanned<Range>>, rng: &mut Rng| {
@@ -261,16 +300,21 @@ impl Plan {
             seed,
             numbers: Numbers::default(),
             cores,
+            other_targets: targets as u16 - 1,
+            apart,
+            spare_others,
             sleep,
             temper: Temper {
                 store_buffers,
                 interleave_every,
                 cut_streams,
+                message_delay_ns,
                 steps_max,
                 time_max_ns: TIME_MAX_NS,
             },
             down_ns: scaled(world.down_us.get_ref(), 1000),
             changes,
+            churn,
             faults,
             hostile_packed: guest_attacks + front_end_attacks > 0 && packed(guests.len() as u64),
             drives: guests.iter().any(|guest| guest.drive.is_some()).then(|| draw_drives(scenario, seed)),
@@ -312,10 +356,35 @@ impl Plan {
         within("temper.interleave-every", self.temper.interleave_every, 0, 1_000_000)?;
         within("temper.cut-streams", self.temper.cut_streams, 0, 256)?;
         within("guests", self.guests.len() as u64, 0, 8)?;
+        within("other-targets", self.other_targets, 0, 3)?;
         for (at, guest) in self.guests.iter().enumerate() {
             guest.check().map_err(|what| format!("guests[{at}].{what}"))?;
+            within(&format!("guests[{at}].target"), guest.target, 0, self.other_targets.into())?;
+            if guest.image && (self.apart || !guest.has_file()) {
+                let what = "is on; allowed: for files, on a machine of several targets";
+                return Err(format!("guests[{at}].image {what}"));
+            }
         }
         Ok(())
+    }
+
+    /// The machine of a target, of those that the run has.
+    #[must_use]
+    pub fn machine_of(&self, target: u16) -> u32 {
+        if self.apart { target.into() } else { 0 }
+    }
+
+    /// Whether nothing that may strike reaches a guest: it is of a target that is spared, which nobody else's death may slow
+    /// down. With a `script`: what it names may strike too.
+    #[must_use]
+    pub fn is_undisturbed(&self, script: Option<&[Fault]>, guest: &GuestPlan) -> bool {
+        let spared = self.spare_others && guest.target > 0 && !guest.image;
+        let reaches_others = |kind: FaultKind| match kind {
+            FaultKind::Kill | FaultKind::Stop | FaultKind::LateWrite | FaultKind::GuestReset => false,
+            FaultKind::PowerLoss => !self.apart,
+            _ => true,
+        };
+        spared && !FaultKind::ALL.iter().any(|&kind| reaches_others(kind) && self.may_strike(script, kind))
     }
 
     /// The plan of a kind, if it is on.
@@ -344,6 +413,11 @@ impl Plan {
 }
 
 impl GuestPlan {
+    /// Whether its disk is one that a process locks.
+    pub(crate) fn has_file(&self) -> bool {
+        matches!(self.bdev, BdevKind::Uring | BdevKind::Aio)
+    }
+
     fn check(&self) -> Result<(), String> {
         if self.bdev == BdevKind::Nvme && self.drive.is_none() {
             return Err("drive is missing: a guest on an NVMe bdev has one".into());
@@ -489,6 +563,8 @@ fn draw_guest(
         packed,
         first_index: 0,
         in_band: 0,
+        target: 0,
+        image: false,
         event_idx,
         indirect,
         flush: !rng.chance(1, 8),

@@ -7,25 +7,53 @@ use runtime::{Poller, SocketOptions};
 use stack::target::{Options, Target};
 use std::sync::Arc;
 
-/// Where the target listens for calls.
+/// Where the first target listens for calls.
 pub const RPC_SOCKET: &str = "/run/reprise/rpc.sock";
-/// The directory of the controllers' sockets.
-pub const VHOST_DIR: &str = "/run/reprise/vhost";
-/// The state directory.
-pub const STATE_DIR: &str = "/var/lib/reprise";
+
+/// Where a target listens for calls. Several targets of a machine share nothing but its disks.
+#[must_use]
+pub fn rpc_socket(target: u16) -> String {
+    match target {
+        0 => RPC_SOCKET.into(),
+        other => format!("/run/reprise-{other}/rpc.sock"),
+    }
+}
+
+/// The directory of its controllers' sockets.
+#[must_use]
+pub fn vhost_dir(target: u16) -> String {
+    match target {
+        0 => "/run/reprise/vhost".into(),
+        other => format!("/run/reprise-{other}/vhost"),
+    }
+}
+
+/// Its state directory.
+fn state_dir(target: u16) -> String {
+    match target {
+        0 => "/var/lib/reprise".into(),
+        other => format!("/var/lib/reprise-{other}"),
+    }
+}
 
 /// The program `reprise serve`. A life that cannot begin fails the run: what a scenario does to its state directory it
 /// must survive.
 #[must_use]
 pub fn target() -> Program {
-    Arc::new(|platform: SimPlatform| {
+    target_of(0)
+}
+
+/// The same of one of several targets.
+#[must_use]
+pub fn target_of(number: u16) -> Program {
+    Arc::new(move |platform: SimPlatform| {
         let options = Options {
-            rpc_socket: RPC_SOCKET.into(),
+            rpc_socket: rpc_socket(number),
             rpc_socket_options: SocketOptions::default(),
-            vhost_dir: VHOST_DIR.into(),
+            vhost_dir: vhost_dir(number),
             vhost_socket: SocketOptions::default(),
             in_band_notifications: true,
-            state_dir: STATE_DIR.into(),
+            state_dir: state_dir(number),
             version: "0.1.0",
         };
         let on_end = |ended: Result<(), String>| {

@@ -6,7 +6,7 @@ use crate::follow::Followed;
 use crate::guest::Witness;
 use crate::world::{self, Agent, Observer};
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 /// What is recorded of a run.
@@ -14,8 +14,11 @@ use std::rc::Rc;
 pub struct Record {
     /// The checkers of each guest's device.
     devices: Vec<DeviceCheckers>,
-    /// The checker of the configuration.
-    pub state: State,
+    /// The checkers of the targets' configurations.
+    pub states: Vec<State>,
+    /// Controllers on images of several targets that were acknowledged by one. What such a target shows of them depends on
+    /// who holds the image: no checker of its configuration judges that.
+    pub on_images: BTreeSet<String>,
     /// How often it was judged that plain reads of a drive are not copied.
     pub zero_copies: u64,
 }
@@ -28,11 +31,16 @@ impl Record {
         for device in &self.devices {
             device.count_into(&mut checks);
         }
-        *checks.entry("state").or_default() += self.state.evaluations();
+        *checks.entry("state").or_default() += self.states.iter().map(State::evaluations).sum::<u64>();
         if self.zero_copies > 0 {
             checks.insert("zero copy", self.zero_copies);
         }
         checks
+    }
+
+    /// Whether a target has acknowledged this controller, and is not asked to remove it.
+    fn keeps(&self, controller: &str) -> bool {
+        self.on_images.contains(controller) || self.states.iter().any(|state| state.keeps(controller))
     }
 }
 
@@ -85,10 +93,8 @@ impl Witness for Eye {
         self.look_at_drive();
         let mut record = self.record.borrow_mut();
         let controller = format!("controller disk.{}", self.device);
-        if matches!(observation, Observation::ClosedByTarget)
-            && !record.state.acknowledged().contains_key(&controller)
-        {
-            // It listens before its creation is durable, and goes away when that fails.
+        if matches!(observation, Observation::ClosedByTarget) && !record.keeps(&controller) {
+            // It listens before its creation is durable, goes away when that fails, and when it is removed.
             return;
         }
         let verdict = record.devices[self.device].observe(now, observation);

@@ -11,10 +11,10 @@ use crate::scenario::{Refused, bad_toml};
 use serde::{Deserialize, Serialize};
 
 /// The version of the format.
-const VERSION: i64 = 7;
+const VERSION: i64 = 8;
 
 /// What each version of the format changed.
-const CHANGES: [(i64, &str); 7] = [
+const CHANGES: [(i64, &str); 8] = [
     (1, "the scenario's text and the seed, from which a replay draws its plan, and the faults"),
     (2, "the plan as it was drawn, in place of the scenario's text; an end mark"),
     (
@@ -25,6 +25,10 @@ const CHANGES: [(i64, &str); 7] = [
     (5, "in the plan, how many kicks and calls go by messages"),
     (6, "in the plan, which subjects draw other numbers than the seed's"),
     (7, "guests on NVMe drives, and what the operator does with those"),
+    (
+        8,
+        "several targets, whose guests are whose, images between them, and how late messages between cores come",
+    ),
 ];
 
 /// The last line: without it the end of a list could be missing, and nobody would know.
@@ -158,12 +162,12 @@ mod tests {
     fn another_version_is_named_with_what_differs() {
         let text = written();
         assert_eq!(
-            refused(&text.replacen("version = 7", "version = 8", 1)),
-            "a.toml: version 8, written by a newer program; this one replays version 7"
+            refused(&text.replacen("version = 8", "version = 9", 1)),
+            "a.toml: version 9, written by a newer program; this one replays version 8"
         );
         let old = refused("version = 1\nscenario = \"x\"\nseed = 4\ntext = \"\"\n");
         assert!(
-            old.starts_with("a.toml: version 1; this program replays version 7: version 1 holds"),
+            old.starts_with("a.toml: version 1; this program replays version 8: version 1 holds"),
             "{old}"
         );
         assert!(old.contains("version 2 holds the plan as it was drawn"), "{old}");

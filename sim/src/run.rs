@@ -16,7 +16,7 @@ use crate::report::Outcome;
 use crate::rng::Numbers;
 use crate::scenario::{BdevKind, Manners};
 use crate::scheduler::{self, End};
-use crate::supervisor::{CurrentLife, Guest, Parts, Supervisor};
+use crate::supervisor::{Guest, Parts, Supervisor, TargetParts};
 use crate::vmm::message::protocol;
 use crate::vmm::order;
 use crate::vmm::{LogReader, Vmm, VmmOptions};
@@ -137,10 +137,17 @@ fn build(
     script: Option<&[Fault]>,
     record: &Rc<RefCell<Record>>,
 ) -> Vec<crate::guest::vm::Shared> {
-    let machine = world::with(world::World::machine);
+    let targets: Vec<TargetParts> = (0..=plan.other_targets)
+        .map(|number| {
+            let machine = plan.machine_of(number);
+            if number == 0 || plan.apart {
+                world::with(world::World::machine);
+            }
+            let operator = Operator::build(number, machine, plan.seed, plan.changes, record);
+            TargetParts { machine, operator }
+        })
+        .collect();
     world::set_observer(Box::new(Ear(Rc::clone(record))));
-    let operator = Operator::build(machine, plan.seed, plan.changes, record);
-    let life = Rc::new(Cell::new(u32::MAX));
     let power_loss = plan.may_strike(script, FaultKind::PowerLoss);
     let unplug = plan.fault(FaultKind::Unplug).is_some();
     let migrates = plan.fault(FaultKind::Migrate).is_some();
@@ -149,16 +156,22 @@ fn build(
         .any(|&kind| plan.fault(kind).is_some());
     if let Some(orders) = &plan.drives {
         let DrivesPlan { timeout_us, admin_timeout_us, aborts, .. } = *orders;
-        operator.borrow_mut().ask(Call::SetNvmeOptions(timeout_us, admin_timeout_us, aborts));
+        targets[0].operator.borrow_mut().ask(Call::SetNvmeOptions(timeout_us, admin_timeout_us, aborts));
     }
     let mut guests = Vec::new();
     let mut machines = Vec::new();
+    let mut on_images = Vec::new();
     for (number, guest) in plan.guests.iter().enumerate() {
+        let TargetParts { machine, operator } = &targets[usize::from(guest.target)];
+        let machine = *machine;
         let (sectors, in_band) = (guest.sectors_max, guest.in_band > 0);
         let pulled = guest.drive.is_some() && plan.may_strike(script, FaultKind::NvmeRemoval);
         let checkers = DeviceCheckers::new(sectors, power_loss || pulled, unplug, in_band, plan.bound_ns);
         let mut eye = Eye::new(record, checkers);
-        let (bdev, controller) = (format!("bdev{number}"), format!("disk.{number}"));
+        // Bdevs of several targets have the same names and identities: what tells them apart is whose they are.
+        let rank = plan.guests[..number].iter().filter(|other| other.target == guest.target).count();
+        let bdev = if guest.image { format!("image{number}") } else { format!("bdev{rank}") };
+        let (path, controller) = (format!("/dev/bdev{number}"), format!("disk.{number}"));
         let mut drive = None;
         let (bdev, disk) = match &guest.drive {
             Some(profile) => {
@@ -171,11 +184,18 @@ fn build(
                 (format!("{name}n1"), Some(disk))
             }
             None => {
-                let disk = create_bdev(machine, guest.bdev, guest.sectors, &bdev, &mut operator.borrow_mut());
+                let operator = &mut operator.borrow_mut();
+                let disk = create_bdev(machine, guest.bdev, guest.sectors, (&bdev, &path), operator);
                 (bdev, disk)
             }
         };
         operator.borrow_mut().ask(Call::CreateController(controller.clone(), bdev.clone(), guest.packed));
+        let mut paths = vec![operator.borrow().socket(&controller)];
+        if guest.image {
+            let others = targets.iter().filter(|other| !Rc::ptr_eq(&other.operator, operator));
+            paths.extend(others.map(|other| other.operator.borrow().socket(&controller)));
+            on_images.push((guest, bdev.clone(), path, controller.clone()));
+        }
         let options = VmOptions {
             number: number as u16,
             queues: guest.queues,
@@ -195,7 +215,8 @@ fn build(
         if let Some(requests) = &guest.requests {
             vm.borrow_mut().device.list(requests, guest.queues);
         }
-        if plan.faults.is_empty() && plan.guest_attacks + plan.front_end_attacks == 0 {
+        let calm = plan.faults.is_empty() && plan.guest_attacks + plan.front_end_attacks == 0;
+        if calm || plan.is_undisturbed(script, guest) {
             // A world without faults need not heal: every request is bounded.
             eye.clone().saw(&Observation::Healed);
         }
@@ -208,7 +229,7 @@ fn build(
         };
         let options = VmmOptions {
             machine,
-            path: Operator::socket(&controller),
+            paths,
             manners: match guest.manners {
                 Manners::Qemu7 => order::Manners::Qemu7,
                 Manners::Qemu11 => order::Manners::Qemu11,
@@ -219,7 +240,6 @@ fn build(
             features: u64::MAX,
             in_band: guest.in_band,
             ring_sizes: guest.ring_sizes.clone(),
-            life: Rc::clone(&life),
             seed: plan.seed,
         };
         let vmm = Vmm::build(options, Rc::clone(&vm), eye.clone());
@@ -229,6 +249,28 @@ fn build(
         machines.push(Rc::clone(&vm));
         guests.push(Guest::new(vm, vmm, eye, guest.clone(), disk, drive, bdev));
     }
+    // The other targets come to an image after what is theirs: they may have to wait for it.
+    for (guest, bdev, path, controller) in on_images {
+        for (number, target) in targets.iter().enumerate() {
+            let operator = &mut target.operator.borrow_mut();
+            operator.shares(&bdev, &controller);
+            if number != usize::from(guest.target) {
+                operator.ask(Call::CreateFile(bdev.clone(), path.clone(), guest.bdev == BdevKind::Aio));
+                operator.ask(Call::CreateController(controller.clone(), bdev.clone(), guest.packed));
+            }
+        }
+    }
+    for (number, target) in targets.iter().enumerate().filter(|_| plan.churn > 0) {
+        let its: Vec<_> = guests
+            .iter()
+            .enumerate()
+            .filter(|(_, guest)| usize::from(guest.plan.target) == number && !guest.plan.image)
+            .map(|(at, guest)| (format!("disk.{at}"), guest.bdev.clone(), guest.plan.packed))
+            .collect();
+        target.operator.borrow_mut().add_churn(plan.churn, &its);
+    }
+    let TargetParts { machine, operator } = &targets[0];
+    let machine = *machine;
     let mut drives: Vec<u32> = guests.iter().filter_map(|guest| guest.drive).collect();
     if let Some(orders) = &plan.drives {
         let used: Vec<String> = (0..guests.len())
@@ -241,14 +283,12 @@ fn build(
         }
         operator.borrow_mut().add_drive_changes(&used, orders.resets, orders.swaps, ("Spare", address));
     }
-    let neighbours = build_neighbours(machine, plan, &mut operator.borrow_mut(), &life);
+    let neighbours = build_neighbours(machine, plan, &mut operator.borrow_mut());
     let count = |script: &[Fault], kind| script.iter().filter(|fault| fault.kind == kind).count() as u64;
     Supervisor::build(Parts {
         plan: plan.clone(),
-        machine,
-        operator,
+        targets,
         guests,
-        life,
         neighbours,
         drives,
         script: script.map(|script| (count(script, FaultKind::Kill), count(script, FaultKind::PowerLoss))),
@@ -262,18 +302,14 @@ fn drive_address(number: usize) -> PciAddress {
 }
 
 /// Puts the hostile neighbours into the world.
-fn build_neighbours(
-    machine: u32,
-    plan: &Plan,
-    operator: &mut Operator,
-    life: &CurrentLife,
-) -> Vec<Rc<Cell<bool>>> {
+fn build_neighbours(machine: u32, plan: &Plan, operator: &mut Operator) -> Vec<Rc<Cell<bool>>> {
     let mut neighbours = Vec::new();
     let mut controller = |name: &str| {
         let bdev = format!("{name}-bdev");
-        create_bdev(machine, plan.hostile_bdev, HOSTILE_SECTORS, &bdev, operator);
+        let path = format!("/dev/{bdev}");
+        create_bdev(machine, plan.hostile_bdev, HOSTILE_SECTORS, (&bdev, &path), operator);
         operator.ask(Call::CreateController(name.to_owned(), bdev, plan.hostile_packed));
-        Operator::socket(name)
+        operator.socket(name)
     };
     if plan.guest_attacks > 0 {
         let path = controller("hostile-guest");
@@ -308,7 +344,7 @@ fn build_neighbours(
         let vm = Vm::build(&options, plan.seed, &Blind);
         let options = VmmOptions {
             machine,
-            path,
+            paths: vec![path],
             manners: order::Manners::Any,
             protocol_features: protocol::MQ
                 | protocol::REPLY_ACK
@@ -317,7 +353,6 @@ fn build_neighbours(
             features: u64::MAX,
             in_band: 0,
             ring_sizes: vec![HOSTILE_RING; 2],
-            life: Rc::clone(life),
             seed: plan.seed,
         };
         let vmm = Vmm::build(options, Rc::clone(&vm), Blind);
@@ -336,12 +371,12 @@ fn build_neighbours(
     neighbours
 }
 
-/// Asks for a bdev, and makes the disk below it, if it has one.
+/// Asks for a bdev, and makes the disk below it at this path, if it has one.
 fn create_bdev(
     machine: u32,
     kind: BdevKind,
     sectors: u64,
-    name: &str,
+    (name, path): (&str, &str),
     operator: &mut Operator,
 ) -> Option<u32> {
     if matches!(kind, BdevKind::Malloc | BdevKind::Nvme) {
@@ -349,10 +384,9 @@ fn create_bdev(
         operator.ask(Call::CreateMalloc(name.to_owned(), sectors));
         return None;
     }
-    let path = format!("/dev/{name}");
     let len = sectors * SECTOR_BYTES;
-    let disk = world::with(|world| world.create_disk(machine, &path, len, DISK_BLOCK, DISK_BLOCK));
-    operator.ask(Call::CreateFile(name.to_owned(), path, kind == BdevKind::Aio));
+    let disk = world::with(|world| world.create_disk(machine, path, len, DISK_BLOCK, DISK_BLOCK));
+    operator.ask(Call::CreateFile(name.to_owned(), path.to_owned(), kind == BdevKind::Aio));
     Some(disk)
 }
 

@@ -126,6 +126,16 @@ pub struct World {
     pub down_us: Spanned<Range>,
     /// Configuration changes that the operator makes beside the load.
     pub changes: Spanned<Range>,
+    /// Changes of spare controllers and bdevs, and removals of the guests' own controllers, which come back at once.
+    pub churn: Spanned<Range>,
+    /// Longest time for which a message between cores is under way, in microseconds.
+    pub message_delay_us: Spanned<Range>,
+    /// Targets, each with its own processes, state directory and operator; the guests are theirs in turn.
+    pub targets: Spanned<Range>,
+    /// Whether each target and its guests have a machine of their own; otherwise they share one, and its disks.
+    pub apart: Switch,
+    /// Whether deaths, stops and lost power strike only the first target (and what is on its machine).
+    pub spare_others: Switch,
 }
 
 impl Default for World {
@@ -138,6 +148,11 @@ impl Default for World {
             cut_streams: spanned(0, 64),
             down_us: spanned(1, 500),
             changes: spanned(0, 0),
+            churn: spanned(0, 0),
+            message_delay_us: spanned(0, 20),
+            targets: spanned(1, 1),
+            apart: Switch::Off,
+            spare_others: Switch::Off,
         }
     }
 }
@@ -170,6 +185,9 @@ pub struct Guest {
     pub migrated: Switch,
     /// Kicks and calls of queues may go by messages.
     pub in_band: Switch,
+    /// Every target of the machine has a controller on the guest's disk, if that is a file: the one that holds the lock serves, and the next
+    /// one takes over when it dies.
+    pub image: Switch,
     /// VIRTIO_F_EVENT_IDX.
     pub event_idx: Switch,
     /// VIRTIO_F_INDIRECT_DESC.
@@ -201,6 +219,7 @@ impl Default for Guest {
             packed: Switch::Drawn,
             migrated: Switch::Drawn,
             in_band: Switch::Off,
+            image: Switch::Off,
             event_idx: Switch::Drawn,
             indirect: Switch::Drawn,
             firmware: Switch::Drawn,
@@ -415,6 +434,9 @@ impl Scenario {
             ("world.cut-streams", &world.cut_streams, 0, 256),
             ("world.down-us", &world.down_us, 0, 1_000_000),
             ("world.changes", &world.changes, 0, 1000),
+            ("world.churn", &world.churn, 0, 1000),
+            ("world.message-delay-us", &world.message_delay_us, 0, 10_000),
+            ("world.targets", &world.targets, 1, 4),
             ("guest.count", &guest.count, 0, 8),
             ("guest.sectors", &guest.sectors, 16, 65_536),
             ("guest.queues", &guest.queues, 1, 64),
@@ -448,6 +470,15 @@ impl Scenario {
                     "is empty; allowed: one or more, of which a seed draws",
                 ));
             }
+        }
+        let several = world.targets.get_ref().high > 1;
+        if several && guest.bdev.get_ref().contains(&BdevKind::Nvme) {
+            let what = "has nvme, and world.targets several; allowed: drives of one target";
+            return Err(refuse(file, text, "guest.bdev", guest.bdev.span(), what));
+        }
+        if guest.image != Switch::Off && !several {
+            let what = "is one, and guest.image on; allowed: 2 to 4 targets, which share images";
+            return Err(refuse(file, text, "world.targets", world.targets.span(), what));
         }
         let Mix { read, write, flush, get_id, discard, write_zeroes } = guest.mix;
         if [read, write, flush, get_id, discard, write_zeroes].iter().all(|&weight| weight == 0) {

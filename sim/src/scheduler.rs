@@ -34,6 +34,8 @@ pub(crate) enum Event {
     GiveBack(u32, u32),
     /// An NVMe drive that was pulled out is plugged in again.
     Plug(u32),
+    /// A message between cores is in its mailbox.
+    Message(u32),
 }
 
 /// The moments to come.
@@ -686,6 +688,7 @@ pub fn run() -> End {
                 world::with(|world| world.give_back(function, process));
             }
             Ok(Event::Plug(drive)) => world::with(|world| world.plug_drive(drive)),
+            Ok(Event::Message(number)) => world::with(|world| world.message_came(number)),
         }
     }
 }

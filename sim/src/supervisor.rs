@@ -1,4 +1,4 @@
-//! Whoever starts the target again: it keeps the process alive, lets the faults of its own level strike (deaths, power
+//! Whoever starts the targets again: it keeps their processes alive, lets the faults of its own level strike (deaths, power
 //! loss, resets, reconnects, memory and size changes), and leads a run through its phases: load under faults, healing,
 //! a reading of every disk, quiet, and an orderly stop.
 
@@ -39,8 +39,19 @@ const AWAY_NS_MAX: u64 = 3_000_000_000;
 /// Number of the stream that the supervisor draws from.
 const STREAM: u64 = 60_000;
 
-/// The life of the target that there is, or was last, for whoever has to know (`u32::MAX`: none yet).
-pub type CurrentLife = Rc<Cell<u32>>;
+/// A target, as the supervisor sees it.
+struct Target {
+    machine: u32,
+    program: Program,
+    operator: SharedOperator,
+    /// The life that there is, or was last (`u32::MAX`: none yet).
+    life: u32,
+    buried: bool,
+    restart_at: Option<Instant>,
+    power_at: Option<Instant>,
+    stop_at: Option<Instant>,
+    deaths: u64,
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -87,12 +98,9 @@ enum Phase {
 /// The supervisor.
 pub struct Supervisor {
     plan: Plan,
-    machine: u32,
-    program: Program,
     rng: Rng,
-    operator: SharedOperator,
+    targets: Vec<Target>,
     guests: Vec<Guest>,
-    life: CurrentLife,
     /// Something other than guests has to end first: hostile neighbours.
     neighbours: Vec<Rc<Cell<bool>>>,
     /// The drives, and since when each is away.
@@ -102,10 +110,7 @@ pub struct Supervisor {
     copies: (u64, bool),
     /// When everything had been mended for a while.
     calm_at: Option<Instant>,
-    buried: bool,
-    restart_at: Option<Instant>,
-    power_at: Option<Instant>,
-    stop_at: Option<Instant>,
+    /// Faults that ended lives by force.
     deaths: u64,
     deaths_wanted: u64,
     powers_wanted: u64,
@@ -119,18 +124,22 @@ fn tell(what: impl FnOnce() -> String) {
     world::with(|world| world.tell(what));
 }
 
+/// A target that was not started.
+pub struct TargetParts {
+    /// Its machine.
+    pub machine: u32,
+    /// Its operator.
+    pub operator: SharedOperator,
+}
+
 /// What a supervisor is made of.
 pub struct Parts {
     /// The plan.
     pub plan: Plan,
-    /// The machine of the target.
-    pub machine: u32,
-    /// The operator.
-    pub operator: SharedOperator,
+    /// The targets.
+    pub targets: Vec<TargetParts>,
     /// The guests.
     pub guests: Vec<Guest>,
-    /// The current life.
-    pub life: CurrentLife,
     /// Hostile neighbours: whether each is through.
     pub neighbours: Vec<Rc<Cell<bool>>>,
     /// The NVMe drives.
@@ -205,6 +214,11 @@ impl Guest {
         self.vmm.borrow_mut().ask(task);
     }
 
+    /// Whether a target serves it, or may.
+    fn is_of(&self, target: usize) -> bool {
+        self.plan.image || usize::from(self.plan.target) == target
+    }
+
     /// Whether nothing is out and nothing is left to ask.
     fn is_idle(&self) -> bool {
         let vm = self.vm.borrow();
@@ -250,10 +264,26 @@ impl Guest {
     }
 }
 
+impl Target {
+    fn new((number, TargetParts { machine, operator }): (usize, TargetParts)) -> Self {
+        Self {
+            machine,
+            program: process::target_of(number as u16),
+            operator,
+            life: u32::MAX,
+            buried: true,
+            restart_at: Some(Instant(0)),
+            power_at: None,
+            stop_at: None,
+            deaths: 0,
+        }
+    }
+}
+
 impl Supervisor {
     /// A supervisor in the world. The first life begins with its first step.
     pub fn build(parts: Parts) {
-        let Parts { plan, machine, operator, mut guests, life, neighbours, drives, script } = parts;
+        let Parts { plan, targets, mut guests, neighbours, drives, script } = parts;
         for guest in &mut guests {
             guest.vm.borrow_mut().device.allow(guest.plan.workload.requests);
             guest.boot();
@@ -264,20 +294,13 @@ impl Supervisor {
         let supervisor = Self {
             rng: Rng::new(plan.seed, STREAM),
             plan,
-            machine,
-            program: process::target(),
-            operator,
+            targets: targets.into_iter().enumerate().map(Target::new).collect(),
             guests,
-            life,
             neighbours,
             drives: drives.into_iter().map(|drive| (drive, None)).collect(),
             phase: Phase::Load,
             copies: (0, false),
             calm_at: None,
-            buried: true,
-            restart_at: Some(Instant(0)),
-            power_at: None,
-            stop_at: None,
             deaths: 0,
             deaths_wanted,
             powers_wanted,
@@ -287,74 +310,98 @@ impl Supervisor {
         world::with(|world| world.add_model(Box::new(supervisor), false));
     }
 
-    /// Looks after the process.
+    /// Looks after the processes.
     fn look_after(&mut self, now: Instant) {
-        let life = self.life.get();
-        if !self.buried && !world::with(|world| world.is_alive(life)) {
-            self.buried = true;
-            (self.power_at, self.stop_at) = (None, None);
+        for at in 0..self.targets.len() {
+            self.look_after_one(at, now);
+        }
+    }
+
+    fn look_after_one(&mut self, at: usize, now: Instant) {
+        let life = self.targets[at].life;
+        if !self.targets[at].buried && !world::with(|world| world.is_alive(life)) {
+            let target = &mut self.targets[at];
+            target.buried = true;
+            (target.power_at, target.stop_at) = (None, None);
             if world::with(|world| world.has_exited(life)) {
                 if self.phase != Phase::Stop && world::with(|world| world.stops(life)) {
                     for guest in &self.guests {
                         guest.vmm.borrow_mut().report_end(life);
                     }
-                    let down = self.rng.between(self.plan.down_ns.low, self.plan.down_ns.high);
-                    self.restart_at = Some(Instant(now.0 + down));
+                    self.restart(at, now);
                 } else if self.phase != Phase::Stop {
                     let what = "the target ended by itself, which nobody had asked for".to_owned();
                     world::with(|world| world.fail("target", what));
                 }
                 return;
             }
-            self.deaths += 1;
+            (self.deaths, target.deaths) = (self.deaths + 1, target.deaths + 1);
             let reset = self.strike(FaultKind::GuestReset, 1000);
-            for guest in &mut self.guests {
+            for guest in self.guests.iter_mut().filter(|guest| guest.is_of(at)) {
                 guest.resets.extend(reset.map(|delay_ns| Instant(now.0 + delay_ns)));
             }
-            let down = self.rng.between(self.plan.down_ns.low, self.plan.down_ns.high);
-            self.restart_at = Some(Instant(now.0 + down));
+            self.restart(at, now);
         }
-        if self.restart_at.is_some_and(|at| at <= now) {
-            self.restart_at = None;
-            self.begin_life(now);
+        if self.targets[at].restart_at.is_some_and(|at| at <= now) {
+            self.targets[at].restart_at = None;
+            self.begin_life(at, now);
         }
-        if self.power_at.is_some_and(|at| at <= now) {
-            self.lose_power(now);
+        if self.targets[at].power_at.is_some_and(|at| at <= now) {
+            self.lose_power(self.targets[at].machine, now);
         }
-        if self.stop_at.is_some_and(|at| at <= now) && self.phase != Phase::Stop {
-            self.stop_at = None;
+        if self.targets[at].stop_at.is_some_and(|at| at <= now) && self.phase != Phase::Stop {
+            self.targets[at].stop_at = None;
             tell(|| "the target is asked to stop, under load".to_owned());
-            world::with(|world| world.request_stop(self.life.get()));
+            world::with(|world| world.request_stop(self.targets[at].life));
         }
     }
 
-    fn begin_life(&mut self, now: Instant) {
-        self.buried = false;
-        let kill = self.plan.fault(FaultKind::Kill).copied();
-        let early = self.deaths > 0;
-        let points = world::with(|world| {
-            world.faults().strike(FaultKind::Kill, |rng| {
-                let kill = kill.expect("a kind that strikes is on");
-                let again = rng.chance(kill.again, 256) && early;
-                let range = if again { kill.again_range } else { kill.range };
-                rng.between(range.low, range.high)
-            })
-        });
-        let power = self.strike(FaultKind::PowerLoss, 1000);
-        self.power_at = power.map(|delay_ns| Instant(now.0 + delay_ns));
-        if points.is_none() && power.is_none() {
-            self.stop_at = self.strike(FaultKind::Stop, 1000).map(|delay_ns| Instant(now.0 + delay_ns));
+    /// A target that has ended begins again after a while.
+    fn restart(&mut self, at: usize, now: Instant) {
+        let down = self.rng.between(self.plan.down_ns.low, self.plan.down_ns.high);
+        self.targets[at].restart_at = Some(Instant(now.0 + down));
+    }
+
+    fn begin_life(&mut self, at: usize, now: Instant) {
+        let spared = at > 0 && self.plan.spare_others;
+        let early = self.targets[at].deaths > 0;
+        let (mut points, mut power, mut stop) = (None, None, None);
+        if !spared {
+            points = self.strike_kill(early);
+            power = self.strike(FaultKind::PowerLoss, 1000);
+            if points.is_none() && power.is_none() {
+                stop = self.strike(FaultKind::Stop, 1000);
+            }
         }
-        let (machine, cores, sleep) = (self.machine, self.plan.cores, self.plan.sleep);
-        let program = &self.program;
-        let life = world::with(|world| {
+        let target = &mut self.targets[at];
+        target.buried = false;
+        let after = |delay_ns| Instant(now.0 + delay_ns);
+        (target.power_at, target.stop_at) = (power.map(after), stop.map(after));
+        let (machine, cores, sleep) = (target.machine, self.plan.cores, self.plan.sleep);
+        let program = &target.program;
+        target.life = world::with(|world| {
             let life = world.spawn(machine, program, cores, sleep);
             if let Some(points) = points {
                 world.kill_after(life, points);
             }
             life
         });
-        self.life.set(life);
+        if self.targets.len() > 1 {
+            tell(|| format!("that is target {at}"));
+        }
+    }
+
+    /// Whether a life that begins is to be killed, and after how many crash points; `early`: it follows a death.
+    fn strike_kill(&self, early: bool) -> Option<u64> {
+        let kill = self.plan.fault(FaultKind::Kill).copied();
+        world::with(|world| {
+            world.faults().strike(FaultKind::Kill, |rng| {
+                let kill = kill.expect("a kind that strikes is on");
+                let again = rng.chance(kill.again, 256) && early;
+                let range = if again { kill.again_range } else { kill.range };
+                rng.between(range.low, range.high)
+            })
+        })
     }
 
     /// An opportunity of a kind whose parameter the scenario gives, in `unit`s.
@@ -368,18 +415,25 @@ impl Supervisor {
         })
     }
 
-    fn lose_power(&mut self, now: Instant) {
-        self.power_at = None;
-        self.buried = true;
+    /// A machine loses its power, and every target and guest on it.
+    fn lose_power(&mut self, machine: u32, now: Instant) {
         self.deaths += 1;
-        scheduler::power_loss(self.machine);
+        scheduler::power_loss(machine);
         tell(|| "the machine lost its power".to_owned());
         let down = self.rng.between(self.plan.down_ns.low, self.plan.down_ns.high);
-        self.restart_at = Some(Instant(now.0 + down));
+        let back_at = Instant(now.0 + down);
+        for target in self.targets.iter_mut().filter(|target| target.machine == machine) {
+            (target.power_at, target.stop_at) = (None, None);
+            (target.buried, target.restart_at) = (true, Some(back_at));
+            target.deaths += 1;
+        }
         for guest in &mut self.guests {
+            if self.plan.machine_of(guest.plan.target) != machine {
+                continue;
+            }
             guest.resets.clear();
             guest.plugs.clear();
-            guest.vmm.borrow_mut().lose_power(Instant(now.0 + down));
+            guest.vmm.borrow_mut().lose_power(back_at);
             guest.eye.saw(&Observation::PowerLost);
             guest.vm.borrow_mut().device.read_all();
             guest.boot();
@@ -472,14 +526,19 @@ impl Supervisor {
         }
         world::with(|world| world.resize_disk(disk, then * 512));
         let aio = guest.plan.bdev == BdevKind::Aio;
-        self.operator.borrow_mut().ask(Call::Rescan(guest.bdev.clone(), aio));
+        for target in
+            self.targets.iter().enumerate().filter(|(at, _)| guest.is_of(*at)).map(|(_, target)| target)
+        {
+            target.operator.borrow_mut().ask(Call::Rescan(guest.bdev.clone(), aio));
+        }
         tell(|| format!("guest {at}: the disk grows from {now} to {then} sectors"));
     }
 
     /// Ends the run if nothing has happened for too long.
     fn watch(&mut self, now: Instant) {
         let done: u64 = self.guests.iter().map(|guest| guest.vm.borrow().device.completed).sum();
-        let mark = done + (u64::from(self.life.get()) << 40);
+        let lives = self.targets.iter().map(|target| u64::from(target.life)).sum::<u64>();
+        let mark = done + (lives << 40);
         if mark != self.progress.0 {
             self.progress = (mark, now);
         }
@@ -517,16 +576,16 @@ impl Supervisor {
         }
         if !asked {
             self.copies.1 = true;
-            self.operator.borrow_mut().count_copies();
+            self.drives_operator().borrow_mut().count_copies();
             return false;
         }
-        let Some(after) = self.operator.borrow().copies() else { return false };
+        let Some(after) = self.drives_operator().borrow().copies() else { return false };
         if after != before {
             let what =
                 format!("{} bytes of plain reads were copied on their way from a drive", after - before);
             world::with(|world| world.fail("zero copy", what));
         }
-        self.operator.borrow().judged_copies();
+        self.drives_operator().borrow().judged_copies();
         true
     }
 
@@ -535,7 +594,7 @@ impl Supervisor {
         let neighbours = self.neighbours.iter().all(|through| through.get());
         let settled = idle
             && neighbours
-            && self.restart_at.is_none()
+            && self.targets.iter().all(|target| target.restart_at.is_none())
             && self.guests.iter().all(|guest| {
                 guest.plugs.is_empty() && guest.vmm.borrow().is_settled() && guest.untold_size().is_none()
             });
@@ -552,22 +611,24 @@ impl Supervisor {
                 }
             }
             Phase::Mend => {
-                if !self.operator.borrow().is_mended() || !settled {
+                if !self.drives_operator().borrow().is_mended() || !settled {
                     return false;
                 }
                 let calm_at = *self.calm_at.get_or_insert(Instant(now.0 + CALM_NS));
                 if now < calm_at {
                     // What is known of copies is of before.
-                    self.operator.borrow_mut().count_copies();
+                    self.drives_operator().borrow_mut().count_copies();
                     return false;
                 }
-                let copies = self.operator.borrow().copies();
+                let copies = self.drives_operator().borrow().copies();
                 if let Some(copies) = copies {
                     self.copies = (copies, false);
                     self.verify();
                 }
             }
-            Phase::Verify if settled && self.operator.borrow().is_settled() => {
+            Phase::Verify
+                if settled && self.targets.iter().all(|target| target.operator.borrow().is_settled()) =>
+            {
                 if !self.judge_copies() {
                     return false;
                 }
@@ -575,12 +636,14 @@ impl Supervisor {
                     guest.vmm.borrow_mut().report_quiet();
                 }
                 tell(|| "the guests are quiet; the target is asked to stop".to_owned());
-                world::with(|world| world.request_stop(self.life.get()));
+                for target in &self.targets {
+                    world::with(|world| world.request_stop(target.life));
+                }
                 self.phase = Phase::Stop;
             }
             Phase::Verify => {}
             Phase::Stop => {
-                if world::with(|world| world.has_exited(self.life.get())) {
+                if self.targets.iter().all(|target| world::with(|world| world.has_exited(target.life))) {
                     tell(|| "the target has stopped in order".to_owned());
                     world::with(|world| world.finish());
                     return true;
@@ -588,6 +651,11 @@ impl Supervisor {
             }
         }
         false
+    }
+
+    /// Whose drives there are: only one target has any.
+    fn drives_operator(&self) -> &SharedOperator {
+        &self.targets[0].operator
     }
 
     /// Whether faults that the scenario asks for have not struck yet, and the load may go on for them.
@@ -600,14 +668,13 @@ impl Supervisor {
     }
 
     fn heal(&mut self) {
-        (self.power_at, self.stop_at) = (None, None);
-        self.operator.borrow_mut().finish();
-        let life = self.life.get();
-        world::with(|world| {
-            world.faults().heal();
+        world::with(|world| world.faults().heal());
+        for target in &mut self.targets {
+            (target.power_at, target.stop_at) = (None, None);
+            target.operator.borrow_mut().finish();
             // A death that was to come later does not.
-            world.kill_after(life, u64::MAX);
-        });
+            world::with(|world| world.kill_after(target.life, u64::MAX));
+        }
         for (drive, _) in &self.drives {
             world::with(|world| world.plug_drive(*drive));
         }
@@ -620,7 +687,7 @@ impl Supervisor {
         tell(|| "the faults stop; the drives come back".to_owned());
         self.phase = Phase::Mend;
         self.reset_liars();
-        self.operator.borrow_mut().mend();
+        self.drives_operator().borrow_mut().mend();
     }
 
     /// Where drives lied, what they say of themselves is asked for once more.
@@ -629,7 +696,7 @@ impl Supervisor {
             return;
         }
         for at in (0..self.guests.len()).filter(|at| self.guests[*at].drive.is_some()) {
-            self.operator.borrow_mut().ask_first(Call::ResetDrive(format!("Nvme{at}")));
+            self.drives_operator().borrow_mut().ask_first(Call::ResetDrive(format!("Nvme{at}")));
         }
     }
 

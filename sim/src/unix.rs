@@ -81,6 +81,11 @@ impl World {
 
     /// A model connects to a path. Errors: `NotFound` (no such file), `Closed` (nobody listens there).
     pub fn connect(&mut self, machine: u32, path: &str) -> Result<u32> {
+        self.connect_to(machine, path).map(|(end, _)| end)
+    }
+
+    /// The same, and which life listens there.
+    pub(crate) fn connect_to(&mut self, machine: u32, path: &str) -> Result<(u32, u32)> {
         let listener = *self.sockets.paths.get(&(machine, path.to_owned())).ok_or(ErrorKind::NotFound)?;
         let state = &self.sockets.listeners[listener as usize];
         if !state.open || state.backlog.len() >= BACKLOG {
@@ -89,10 +94,10 @@ impl World {
         let (near, far) = self.socket_pair();
         let state = &mut self.sockets.listeners[listener as usize];
         state.backlog.push_back(far);
-        let waiter = state.waiter;
+        let (waiter, process) = (state.waiter, state.process);
         self.changed();
         self.wake(waiter);
-        Ok(near)
+        Ok((near, process))
     }
 
     /// A model is woken when something reaches an end.

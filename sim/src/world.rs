@@ -169,6 +169,7 @@ pub(crate) struct Streams {
     pub(crate) process: Rng,
     pub(crate) wire: Rng,
     pub(crate) tear: Rng,
+    pub(crate) messages: Rng,
 }
 
 /// What is drawn once for a world.
@@ -181,10 +182,19 @@ pub struct Temper {
     pub interleave_every: u32,
     /// Of 256 streams' sends and receives, how many are cut short.
     pub cut_streams: u32,
+    /// Longest time for which a message between cores is under way, in nanoseconds; 0: all are there at once.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub message_delay_ns: u64,
     /// Steps after which the run ends as a failure.
     pub steps_max: u64,
     /// Nanoseconds of the world's clock after which the run ends as a failure.
     pub time_max_ns: u64,
+}
+
+/// What a temper that was written before there was a choice leaves out.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Default for Temper {
@@ -193,6 +203,7 @@ impl Default for Temper {
             store_buffers: true,
             interleave_every: 16,
             cut_streams: 32,
+            message_delay_ns: 0,
             steps_max: 200_000_000,
             time_max_ns: 600_000_000_000,
         }
@@ -231,6 +242,8 @@ pub struct World {
     pub(crate) eventfds: Vec<Eventfd>,
     pub(crate) sockets: Sockets,
     pub(crate) jobs: Vec<Option<PendingJob>>,
+    /// Who waits for each mailbox between cores.
+    pub(crate) boxes: Vec<Waiter>,
     pub(crate) faults: Faults,
     /// Faults that whoever follows was told of.
     faults_told: usize,
@@ -261,6 +274,7 @@ pub fn create(seed: u64, temper: Temper, faults: Faults) {
         process: stream(3),
         wire: stream(4),
         tear: stream(5),
+        messages: stream(6),
     };
     let world = World {
         now: Instant(1_000_000),
@@ -288,6 +302,7 @@ pub fn create(seed: u64, temper: Temper, faults: Faults) {
         eventfds: Vec::new(),
         sockets: Sockets::default(),
         jobs: Vec::new(),
+        boxes: Vec::new(),
         faults,
         faults_told: 0,
         actor: Actor::World,

@@ -17,6 +17,7 @@ cores = 1
 sleep = "off"
 interleave-every = 0
 cut-streams = 0
+message-delay-us = 0
 store-buffers = "off"
 [guest]
 queues = 1

@@ -405,10 +405,10 @@ points! {
             FileTwice = "file-twice", never: "the simulator's operator gives each bdev a disk of its own";
             /// A file cannot be opened.
             FileNotOpened = "file-not-opened", never: "a simulated disk is there for as long as its machine";
-            /// A file's lock is held by a dead life's I/O; it is asked for again.
+            /// A file's lock is held by a dead life's I/O, or by another target; it is asked for again.
             FenceWaits = "fence-waits";
             /// A file's lock was waited for in vain.
-            FenceGivenUp = "fence-given-up", never: "a simulated lock is held by dead lives only, for some milliseconds";
+            FenceGivenUp = "fence-given-up";
             /// A file cannot be locked.
             FileNotLocked = "file-not-locked", never: "a simulated lock is held or refused, and does not fail";
         }

@@ -115,6 +115,13 @@ impl State {
         text
     }
 
+    /// Whether an object that was acknowledged is to stay: no call to remove it is open.
+    #[must_use]
+    pub fn keeps(&self, object: &str) -> bool {
+        let removed = matches!(&self.open, Some(Change::Remove { object: removed }) if removed == object);
+        !removed && self.acknowledged.contains_key(object)
+    }
+
     /// What must be in force.
     #[must_use]
     pub fn acknowledged(&self) -> &Objects {

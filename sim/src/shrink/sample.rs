@@ -20,6 +20,7 @@ pub(super) fn draw(original: &Case, requests: u64, rng: &mut Rng) -> Case {
         plan.guests = vec![plan.guests.swap_remove(rng.below(plan.guests.len() as u64) as usize)];
     }
     plan.changes = plan.changes.min(rng.below(3));
+    plan.churn = plan.churn.min(rng.below(8));
     plan.guest_attacks = plan.guest_attacks.min(rng.below(4));
     plan.front_end_attacks = plan.front_end_attacks.min(rng.below(4));
     if plan.temper.interleave_every > 4 && rng.chance(1, 2) {

@@ -16,6 +16,10 @@ pub(super) const KNOBS: &[Knob] = &[
     |case| world(case, |plan| plan.guest_attacks = plan.guest_attacks.saturating_sub(1)),
     |case| world(case, |plan| plan.front_end_attacks = plan.front_end_attacks.saturating_sub(1)),
     |case| world(case, |plan| plan.changes = 0),
+    |case| world(case, |plan| plan.churn = 0),
+    |case| guests(case, |guest| guest.image = false),
+    |case| world(case, one_target),
+    |case| world(case, |plan| plan.apart = false),
     |case| guests(case, |guest| guest.workload.requests = drawn_requests(guest, guest.workload.requests / 2)),
     |case| {
         guests(case, |guest| {
@@ -42,9 +46,18 @@ pub(super) const KNOBS: &[Knob] = &[
     |case| world(case, |plan| plan.sleep = Some(false)),
     |case| world(case, |plan| plan.temper.store_buffers = false),
     |case| world(case, |plan| plan.temper.cut_streams = 0),
+    |case| world(case, |plan| plan.temper.message_delay_ns = 0),
     |case| world(case, |plan| plan.temper.interleave_every = 0),
     |case| world(case, |plan| plan.down_ns = Range { low: 1000, high: 1000 }),
 ];
+
+/// The first target has all guests.
+fn one_target(plan: &mut Plan) {
+    (plan.other_targets, plan.apart, plan.spare_others) = (0, false, false);
+    for guest in &mut plan.guests {
+        (guest.target, guest.image) = (0, false);
+    }
+}
 
 fn world(case: &Case, lower: impl FnOnce(&mut Plan)) -> Option<Case> {
     let mut lowered = case.clone();

@@ -28,7 +28,6 @@ use crate::check::{CacheMode, Observation};
 use crate::guest::Witness;
 use crate::guest::vm::Shared;
 use crate::rng::Rng;
-use crate::supervisor::CurrentLife;
 use crate::unix::SimHandle;
 use crate::world::{self, Model, Step};
 use runtime::{Instant, Notifier};
@@ -49,8 +48,8 @@ const STREAM_FIRST: u64 = 30_000;
 pub struct VmmOptions {
     /// The machine that target and front-end run on.
     pub machine: u32,
-    /// Where the controller listens.
-    pub path: String,
+    /// Where the controller listens: at one of these, where several targets have one on the same image.
+    pub paths: Vec<String>,
     /// Its manners.
     pub manners: Manners,
     /// Protocol features that it knows.
@@ -61,8 +60,6 @@ pub struct VmmOptions {
     pub in_band: u32,
     /// Entries of each queue's ring.
     pub ring_sizes: Vec<u16>,
-    /// The life of the target that there is: who closed a connection.
-    pub life: CurrentLife,
     /// The run's seed.
     pub seed: u64,
 }
@@ -296,12 +293,15 @@ impl<W: Witness> Vmm<W> {
     }
 
     fn connect(&mut self, now: Instant) -> Step {
-        let connected = world::with(|world| world.connect(self.options.machine, &self.options.path));
-        let Ok(end) = connected else {
+        let connected = world::with(|world| {
+            let mut paths = self.options.paths.iter();
+            paths.find_map(|path| world.connect_to(self.options.machine, path).ok())
+        });
+        let Some((end, life)) = connected else {
             self.retry_at = Instant(now.0 + 1 + self.rng.below(RETRY_NS_MAX));
             return Step::Idle { until: Some(self.retry_at) };
         };
-        self.link = Some(Link::new(end, self.options.life.get(), self.model));
+        self.link = Some(Link::new(end, life, self.model));
         let queues = self.vm.borrow().queues.len() as u16;
         self.in_band = InBand::draw(queues.into(), self.options.in_band, &mut self.rng);
         self.suspended = false;
