@@ -6,9 +6,9 @@ use crate::follow::Follower;
 use crate::guest::Witness;
 use crate::guest::vm::{Vm, VmOptions};
 use crate::guest::workload::{Mix, Offer, Workload};
-use crate::hostile::Blind;
 use crate::hostile::front_end::HostileFrontEnd;
 use crate::hostile::guest::HostileGuest;
+use crate::hostile::{self, Blind};
 use crate::operator::{Call, Operator};
 use crate::plan::{DrivesPlan, GuestPlan, Plan};
 use crate::record::{Ear, Eye, Record};
@@ -31,8 +31,6 @@ use std::rc::Rc;
 const SECTOR_BYTES: u64 = 512;
 /// Number of the drive that no guest uses.
 const SPARE_DRIVE: usize = 100;
-/// Sectors of a hostile neighbour's disk.
-const HOSTILE_SECTORS: u64 = 256;
 /// Entries of its rings.
 const HOSTILE_RING: u16 = 64;
 /// Block size and atomic unit of the simulated disks.
@@ -307,7 +305,7 @@ fn build_neighbours(machine: u32, plan: &Plan, operator: &mut Operator) -> Vec<R
     let mut controller = |name: &str| {
         let bdev = format!("{name}-bdev");
         let path = format!("/dev/{bdev}");
-        create_bdev(machine, plan.hostile_bdev, HOSTILE_SECTORS, (&bdev, &path), operator);
+        create_bdev(machine, plan.hostile_bdev, hostile::SECTORS, (&bdev, &path), operator);
         operator.ask(Call::CreateController(name.to_owned(), bdev, plan.hostile_packed));
         operator.socket(name)
     };
@@ -325,7 +323,7 @@ fn build_neighbours(machine: u32, plan: &Plan, operator: &mut Operator) -> Vec<R
             indirect: 0,
         };
         let offer = Offer {
-            capacity: HOSTILE_SECTORS,
+            capacity: hostile::SECTORS,
             flush: false,
             discard: false,
             write_zeroes: false,

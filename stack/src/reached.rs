@@ -265,8 +265,10 @@ points! {
             HeaderShort = "header-short";
             /// A write is refused: the device is read-only.
             WriteReadOnly = "write-read-only", never: "the simulator's operator makes no read-only controllers (`tests/tests/blk_device.rs` does)";
-            /// A read or write is refused: outside of the device, not in whole blocks, or too long.
+            /// A read or write is refused: outside of the device, not in whole blocks, or longer than a chain may be.
             TransferOutside = "transfer-outside";
+            /// A read or write is too long to be done at once, and is done in pieces.
+            TransferInPieces = "transfer-in-pieces";
             /// A request is refused: its type is not understood, or was not negotiated.
             TypeUnknown = "type-unknown";
             /// Ranges are refused: none, too many, or not whole.

@@ -154,7 +154,11 @@ struct Rings {
 
 impl Rings {
     fn new(rings: u16, size: u16) -> Self {
-        let (platform, gate) = (ByHand::default(), Gate::new(64));
+        Self::on_disk(64, rings, size)
+    }
+
+    fn on_disk(num_blocks: u64, rings: u16, size: u16) -> Self {
+        let (platform, gate) = (ByHand::default(), Gate::new(num_blocks));
         let bdev: Arc<dyn Bdev<ByHand>> = Arc::new(GateBdev(gate.clone()));
         let channel = bdev.channel(&platform).expect("a channel");
         let options = BlkOptions { read_only: false, packed_ring: false, device: 0 };
@@ -275,6 +279,57 @@ fn one_poll_walks_a_bounded_number_of_descriptors() {
     assert_eq!(rings.used(), [first[0], first[0]], "the other ring is next");
     let polls = (0..100).take_while(|_| rings.poll()).count();
     assert_eq!((rings.used(), polls < 100), (vec![128, 128], true));
+}
+
+/// Transfers of 12 MiB, each through buffers that are all the same: a poll does a piece of one, and who waits in another ring
+/// does not wait for the whole.
+#[test]
+fn one_poll_submits_a_bounded_number_of_bytes_of_long_transfers() {
+    const MIB: u64 = 1 << 20;
+    const BUFFER: u64 = 128 << 10;
+    const BUFFERS: u16 = 96;
+    const REQUESTS: u16 = 8;
+    const SECTOR: u64 = 5;
+    let mut rings = Rings::on_disk(32 << 10, 2, 4096);
+    rings.flushes(1);
+    // The buffers lie over the rings' own memory, which a write only reads.
+    let (size, buffers) = (rings.size, Rings::buffers(rings.size));
+    let header = buffers + 48;
+    assert!(header + 16 <= Rings::space(size) && 2 * Rings::space(size) >= BUFFER);
+    rings.guest.store_u32(header, 1, Relaxed);
+    rings.guest.store_u64(header + 8, SECTOR, Relaxed);
+    let stride = BUFFERS + 2;
+    for first in (0..REQUESTS).map(|request| stride * request) {
+        rings.descriptor(0, first, (header, 16), 1, first + 1);
+        for at in first + 1..=first + BUFFERS {
+            rings.descriptor(0, at, (0, BUFFER), 1, at + 1);
+        }
+        rings.descriptor(0, first + BUFFERS + 1, (buffers + 16, 1), 2, 0);
+    }
+    let available = Rings::available(size);
+    for slot in 0..REQUESTS {
+        rings.guest.store_u16(available + 4 + 2 * u64::from(slot), stride * slot, Relaxed);
+    }
+    rings.guest.store_u16(available + 2, REQUESTS, Relaxed);
+    let (mut polls, mut before) = (0, 0);
+    while rings.used() != [REQUESTS, 1] {
+        assert!(rings.poll() && polls < 1000, "{:?} after {polls} polls", rings.used());
+        polls += 1;
+        let submitted = rings.gate.submitted_bytes();
+        assert!(submitted - before <= 8 * MIB, "{} bytes in one poll", submitted - before);
+        before = submitted;
+        assert!(polls < 3 || rings.used()[1] == 1, "a FLUSH waits for somebody's long transfers");
+    }
+    assert_eq!(before, u64::from(BUFFERS) * BUFFER * u64::from(REQUESTS));
+    // The descriptors, which nobody changes, are in each buffer.
+    let descriptors = |buffer: u64| rings.gate.content((SECTOR * 512 + buffer * BUFFER) as usize, 4096);
+    let written = descriptors(0);
+    assert!(written.iter().any(|byte| *byte != 0), "nothing was written");
+    assert!(
+        (1..u64::from(BUFFERS)).all(|buffer| descriptors(buffer) == written),
+        "a piece is not at its place"
+    );
+    assert_eq!(rings.gate.content(((SECTOR - 1) * 512) as usize, 512), [0; 512]);
 }
 
 /// What a device keeps of a request is bounded for the device, however many rings its guest has and however long.

@@ -164,6 +164,72 @@ fn one_request_of_each_kind_and_each_mistake() {
     );
 }
 
+/// A driver announces no limit but the number of its buffers, and none is announced to it: a read or write of whatever
+/// length a chain may have is done, in one piece or in many. Firmware reads whole files at once.
+#[test]
+fn a_transfer_of_any_length_is_done() {
+    const LARGE: usize = 48 << 20;
+    const MIB: usize = 1 << 20;
+    let image = Image::in_memory(LARGE as u64);
+    let target = Target::start();
+    target
+        .call("bdev_malloc_create", json!({"name": "malloc", "num_blocks": LARGE / 512, "block_size": 512}));
+    target.call("bdev_uring_create", json!({"name": "uring", "filename": image.name()}));
+    for bdev in ["malloc", "uring"] {
+        let socket = target.serve(bdev, &format!("vhost.{bdev}"));
+        let mut frontend = Frontend::connect_and_start(&socket, Options::default()).expect("a connection");
+        let fe = &mut frontend;
+        let requester = Requester::new(fe, 1, 40 << 20).expect("buffers");
+        let mut model = vec![0; LARGE];
+        for (number, (sector, len)) in
+            [(9, 4 * MIB), (3, 4 * MIB + 512), (1000, 8 * MIB), (1, 33 * MIB + 1536), (2, 40 * MIB)]
+                .into_iter()
+                .enumerate()
+        {
+            let words = (0..len as u32 / 4).map(|word| word.wrapping_mul(0x9e37_79b1) ^ number as u32);
+            let payload: Vec<u8> = words.flat_map(u32::to_le_bytes).collect();
+            let write = requester.send(fe, 0, kind::OUT, sector, &payload).expect("OUT");
+            assert_eq!((write.status, write.written), (STATUS_OK, 1), "{bdev}: {len} bytes");
+            model[sector as usize * SECTOR..][..len].copy_from_slice(&payload);
+            let read = requester.fetch(fe, 0, kind::IN, sector, len as u32).expect("IN");
+            assert_eq!((read.status, read.written), (STATUS_OK, len as u32 + 1), "{bdev}: {len} bytes");
+            assert!(read.data == payload, "{bdev}: {len} bytes at sector {sector} are not what was written");
+        }
+        for (first, len) in [(0, 40 * MIB), (40 * MIB, 8 * MIB)] {
+            let read = requester.fetch(fe, 0, kind::IN, (first / SECTOR) as u64, len as u32).expect("IN");
+            assert!(read.data == model[first..first + len], "{bdev}: something else was written");
+        }
+        let beyond =
+            requester.fetch(fe, 0, kind::IN, (LARGE / SECTOR - 8 * MIB / SECTOR + 1) as u64, 8 << 20);
+        assert_eq!(beyond.expect("IN").status, STATUS_IOERR, "{bdev}: the last piece lies beyond the disk");
+    }
+}
+
+/// No chain may be longer than 2^32 bytes (virtio 1.3, section 2.7.5.2): up to there a read is done.
+#[test]
+fn a_transfer_as_long_as_a_chain_may_be() {
+    const BUFFER: u32 = 32 << 20;
+    let target = Target::start();
+    target.call("bdev_null_create", json!({"name": "null", "num_blocks": 16 << 20, "block_size": 512}));
+    let socket = target.serve("null", "vhost.null");
+    let mut frontend = Frontend::connect_and_start(&socket, Options::default()).expect("a connection");
+    let fe = &mut frontend;
+    let requester = Requester::new(fe, 1, u64::from(BUFFER)).expect("buffers");
+    for (buffers, last, expected) in [(127, BUFFER - 512, STATUS_OK), (127, BUFFER, STATUS_IOERR)] {
+        requester.write_header(fe, kind::IN, 0);
+        let mut chain = requester.chain(BUFFER, true);
+        let buffer = chain[1];
+        chain.splice(1..1, std::iter::repeat_n(buffer, buffers));
+        chain[buffers + 1].length = last;
+        fe.rings[0].push(&fe.memory, &chain, Some(requester.table)).expect("a free descriptor");
+        fe.publish(0);
+        let used = wait_used(fe, 0, RUN_WAIT).expect("an answer");
+        assert_eq!(requester.status(fe), expected, "{buffers} buffers and one of {last} bytes");
+        let payload = if expected == STATUS_OK { u32::MAX - 511 } else { 0 };
+        assert_eq!(used.written, payload + 1);
+    }
+}
+
 #[test]
 fn a_read_only_controller_refuses_writes_and_the_disk_stays() {
     let target = malloc_target();

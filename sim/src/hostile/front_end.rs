@@ -73,55 +73,10 @@ const TALK: [u32; 13] = [
     request::SET_VRING_KICK,
 ];
 
-/// Requests that there are, and some that there are not: one of these ends the connection.
-const REQUESTS: [u32; 46] = [
-    0,
-    1,
-    2,
-    3,
-    4,
-    5,
-    6,
-    7,
-    8,
-    9,
-    10,
-    11,
-    12,
-    13,
-    14,
-    15,
-    16,
-    17,
-    18,
-    19,
-    20,
-    21,
-    22,
-    23,
-    24,
-    25,
-    26,
-    27,
-    28,
-    29,
-    30,
-    31,
-    32,
-    33,
-    34,
-    35,
-    36,
-    37,
-    38,
-    39,
-    40,
-    42,
-    43,
-    44,
-    99,
-    u32::MAX,
-];
+/// The last of the requests that there are ("Front-end message types" of the specification: 1 to 44, without a gap).
+const REQUEST_LAST: u32 = 44;
+/// Some that there are not: one of these ends the connection.
+const NO_REQUESTS: [u32; 3] = [0, 99, u32::MAX];
 
 /// Numbers at which things break.
 const INTERESTING: [u64; 16] = [
@@ -297,7 +252,10 @@ impl HostileFrontEnd {
         let late = greets && GREETING.get(self.greeting.start) == Some(&request::SET_VRING_KICK);
         let request = match if late && self.rng.chance(1, 6) { Some(4) } else { self.greeting.next() } {
             Some(at) => GREETING[at],
-            None if self.rng.chance(1, 20) => REQUESTS[self.rng.below(REQUESTS.len() as u64) as usize],
+            None if self.rng.chance(1, 20) => match self.rng.below(u64::from(REQUEST_LAST) + 3) as u32 {
+                number @ 1..=REQUEST_LAST => number,
+                other => NO_REQUESTS[other.saturating_sub(REQUEST_LAST) as usize],
+            },
             None if self.rng.chance(1, 2) => TALK[self.rng.below(TALK.len() as u64) as usize],
             None => GREETING[self.rng.below(GREETING.len() as u64) as usize],
         };
@@ -604,5 +562,18 @@ struct SharedModel(Rc<std::cell::RefCell<HostileFrontEnd>>);
 impl Model for SharedModel {
     fn step(&mut self) -> Step {
         self.0.borrow_mut().step()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{NO_REQUESTS, REQUEST_LAST};
+    use stack::vhost_user::request::Request;
+
+    #[test]
+    fn every_request_that_the_target_knows_is_sent() {
+        assert!(Request::ALL.iter().all(|request| (1..=REQUEST_LAST).contains(&(*request as u32))));
+        assert_eq!(Request::ALL.len(), REQUEST_LAST as usize);
+        assert!(NO_REQUESTS.iter().all(|number| Request::from_number(*number).is_none()));
     }
 }

@@ -4,7 +4,7 @@
 //! file's list holds the attacks themselves. After an attack the guest resets its device, starts a good driver and reads
 //! a few sectors: the device must serve it.
 
-use super::Blind;
+use super::{Blind, SECTORS};
 use crate::faults::FaultKind;
 use crate::guest::memory::RingAddresses;
 use crate::guest::packed::DESCRIPTOR_FLAGS;
@@ -40,7 +40,7 @@ const AVAIL: u16 = 1 << 7;
 const USED: u16 = 1 << 15;
 
 /// The attacks, and on which layout of ring each is made; one of those for the ring is drawn.
-const ATTACKS: [(&str, Of, Attack); 42] = [
+const ATTACKS: [(&str, Of, Attack); 43] = [
     ("a head beyond the ring", Of::Split, |a| a.offer(a.size + a.any(60_000) as u16)),
     ("a next beyond the ring", Of::Split, |a| {
         a.desc(0, a.header(0, 0), 16, NEXT, a.size.saturating_add(a.any(9000) as u16));
@@ -100,7 +100,7 @@ const ATTACKS: [(&str, Of, Attack); 42] = [
     }),
     ("ranges beyond the device", Of::Both, |a| {
         let kind = [11, 13][a.any(2) as usize];
-        a.store_u64(a.data(), [1 << 40, u64::MAX, 250][a.any(3) as usize]);
+        a.store_u64(a.data(), [1 << 40, u64::MAX, SECTORS - 6][a.any(3) as usize]);
         a.store_u32(a.data() + 8, [8, u32::MAX, 1 << 23][a.any(3) as usize]);
         a.store_u32(a.data() + 12, 0);
         a.request(kind, 0, &[(a.data(), 16, 0), (a.data() + 8192, 1, WRITE)]);
@@ -145,6 +145,15 @@ const ATTACKS: [(&str, Of, Attack); 42] = [
     }),
     ("buffers of all lengths", Of::Both, |a| {
         a.request(0, 0, &[(a.data(), u32::MAX, WRITE), (a.data(), u32::MAX, WRITE), (a.data(), 1, WRITE)]);
+    }),
+    ("a transfer of megabytes through one small buffer", Of::Both, |a| {
+        let (kind, flags) = if a.any(2) == 0 { (0, WRITE) } else { (1, 0) };
+        let buffers = 90 + a.any(120) as u16;
+        a.entry(0, a.header(kind, a.any(64)), 16, NEXT);
+        (1..=buffers).for_each(|at| a.entry(at, a.data(), 48 << 10, flags | NEXT));
+        a.entry(buffers + 1, a.data(), 1, WRITE);
+        a.desc(0, a.table(), 16 * (u32::from(buffers) + 2), INDIRECT, 0);
+        a.offer(0);
     }),
     ("an available index far ahead", Of::Split, |a| {
         a.set_avail_index(a.size.wrapping_mul(2).wrapping_add(a.any(9000) as u16))
@@ -338,6 +347,12 @@ impl Hand {
         self.store_u32(at + 8, len);
         self.store_u16(at + 12, flags);
         self.store_u16(at + 14, next);
+    }
+
+    /// Writes an entry of the indirect table, as the ring's layout has it; the next one, if there is one, follows it.
+    fn entry(&self, index: u16, address: u64, len: u32, flags: u16) {
+        let (first, second) = if self.place.is_some() { (index, flags) } else { (flags, index + 1) };
+        self.describe(self.table(), index, address, len, first, second);
     }
 
     /// Writes a descriptor of the ring. Of a packed one it is the `index`th from the next place on, available but for the

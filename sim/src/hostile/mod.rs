@@ -13,6 +13,9 @@ mod region;
 use crate::check::Observation;
 use crate::guest::Witness;
 
+/// Sectors of a neighbour's disk: 12 MiB, so that a transfer may be longer than what the target does at once.
+pub const SECTORS: u64 = 24 << 10;
+
 /// A witness that sees nothing: nobody vouches for what a hostile guest finds in its own memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Blind;

@@ -19,6 +19,8 @@ pub struct Gate {
     pass_youngest: AtomicBool,
     /// Writes that were asked to be durable when they complete.
     durable_writes: AtomicU64,
+    /// Bytes of all operations that were submitted.
+    submitted_bytes: AtomicU64,
     statistics: Statistics,
 }
 
@@ -32,6 +34,7 @@ impl Gate {
             open: AtomicBool::new(true),
             pass_youngest: AtomicBool::new(false),
             durable_writes: AtomicU64::new(0),
+            submitted_bytes: AtomicU64::new(0),
             statistics: Statistics::new(1),
         })
     }
@@ -66,6 +69,12 @@ impl Gate {
     #[must_use]
     pub fn durable_writes(&self) -> u64 {
         self.durable_writes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of all operations that were submitted so far.
+    #[must_use]
+    pub fn submitted_bytes(&self) -> u64 {
+        self.submitted_bytes.load(Ordering::Relaxed)
     }
 }
 
@@ -128,6 +137,7 @@ impl Channel<ByHand> for GateChannel {
         if let Op::Write { fua: true } = io.op {
             self.gate.durable_writes.fetch_add(1, Ordering::Relaxed);
         }
+        self.gate.submitted_bytes.fetch_add(io.len, Ordering::Relaxed);
         let (offset, len) = (io.offset as usize, io.len as usize);
         self.waiting.push(Waiting { token, op: io.op, offset, len, windows: io.segments.0.to_vec() });
         Ok(())

@@ -233,9 +233,10 @@ impl<P: Platform> Queue<P> {
                 Io { op, offset, len, segments }
             }
             Request::Ranges => {
-                let Range { op, offset, len } = slot.ranges[slot.next_range];
+                let Range { op, offset, len } = slot.ranges[slot.submitted];
                 Io { op, offset, len, segments: Segments(&[]) }
             }
+            Request::Pieces => slot.next_piece(),
             Request::GetId => {
                 let written = slot.chain.writable().write(0, work.id);
                 self.answer(head, Status::Ok, written, work);
@@ -253,8 +254,8 @@ impl<P: Platform> Queue<P> {
         if let Op::Read | Op::Write { .. } = io.op {
             work.budget.submitted(io.len);
         }
-        slot.next_range += 1;
         let (op, offset) = (io.op, io.offset);
+        slot.submitted += 1;
         if work.recording {
             self.record(events::Kind::RequestSubmitted, head, operation_number(op), offset, work);
         }
@@ -267,11 +268,13 @@ impl<P: Platform> Queue<P> {
         let mark = self.marks[usize::from(head)];
         let slot = work.slots.get(mark.slot().expect("a request that is in flight has a slot"));
         let (status, written) = match (completion.result, slot.request) {
-            (Ok(()), Request::Ranges) if slot.next_range < slot.ranges.len() => {
+            (Ok(()), Request::Ranges | Request::Pieces) if slot.has_more() => {
                 self.submit_again(head, work);
                 return;
             }
-            (Ok(()), Request::Io) if slot.io.op == Op::Read => (Status::Ok, slot.io.len as u32),
+            (Ok(()), Request::Io | Request::Pieces) if slot.io.op == Op::Read => {
+                (Status::Ok, slot.io.len as u32)
+            }
             (Ok(()), _) => (Status::Ok, 0),
             (Err(error), _) => {
                 error.reached().mark::<P::Window>();
@@ -281,10 +284,10 @@ impl<P: Platform> Queue<P> {
         self.finish(head, mark, status, written, work);
     }
 
-    /// Submits the next of a request's ranges.
+    /// Submits the next of a request's ranges or pieces; at the next poll, if this one has cost what it may.
     #[cold]
     fn submit_again(&mut self, head: u16, work: &mut Work<'_, P>) {
-        if !self.submit(head, work) {
+        if work.budget.is_spent() || !self.submit(head, work) {
             // Before those that have no slot, which may wait for this one's.
             self.backlog.push_front(head);
         }
@@ -394,9 +397,8 @@ impl<P: Platform> Queue<P> {
 #[cold]
 fn log_request<P: Platform>(slot: &Slot<P::Window>, log: &DirtyLog<P>) {
     let all = &slot.chain.writable_ranges;
-    // Only a read's payload was written (at most MAX_TRANSFER); the status, always.
-    let read = matches!(slot.request, Request::Io) && slot.io.op == Op::Read;
-    if read || matches!(slot.request, Request::GetId) {
+    // Only a read's payload was written; the status, always.
+    if slot.is_read() || matches!(slot.request, Request::GetId) {
         for (address, len) in all {
             log.mark(*address, *len);
         }

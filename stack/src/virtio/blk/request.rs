@@ -13,9 +13,14 @@ use runtime::Window;
 
 /// Bytes of the header: `le32 type; le32 reserved; le64 sector`.
 const HEADER_LEN: usize = 16;
-/// Most bytes of one read or write. A driver's buffers may overlap, so a short chain can describe terabytes; this
-/// bounds what one request can cost a core. Linux sends at most 1.25 MiB unless its administrator raises it.
-const MAX_TRANSFER: u64 = 32 << 20;
+/// Most bytes of one read or write: the whole sectors of the longest chain that a driver may make, 2^32 bytes with header
+/// and status (section 2.7.5.2). A driver's buffers may overlap, so that a short chain can describe terabytes.
+const MAX_TRANSFER: u64 = (1 << 32) - SECTOR_SIZE;
+/// Most bytes of a read or write that the bdev is asked for at once: a bdev in memory copies them at once, and they are what
+/// a poll may cost its core. More is done in pieces, one after the other. Linux sends at most 1.25 MiB unless its
+/// administrator raises it; firmware sends whole files. To announce a limit by `size_max` instead would not do: firmware
+/// does not look at it, and FreeBSD's driver refuses a disk whose limit is below its own.
+const MAX_PIECE: u64 = 4 << 20;
 /// Bytes of the identifier that GET_ID returns.
 pub(super) const ID_LEN: usize = 20;
 /// Bytes of one range of DISCARD and WRITE_ZEROES: `le64 sector; le32 num_sectors; le32 flags`.
@@ -53,11 +58,22 @@ pub(super) struct Range {
     pub(super) len: u64,
 }
 
+impl Range {
+    /// The `number`th piece of a transfer; `None`: it has no more.
+    #[cold]
+    pub(super) fn piece(&self, number: usize) -> Option<Self> {
+        let past = MAX_PIECE.checked_mul(number as u64).filter(|past| *past < self.len)?;
+        Some(Self { op: self.op, offset: self.offset + past, len: MAX_PIECE.min(self.len - past) })
+    }
+}
+
 /// What a request asks for.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Request {
     /// The one operation of the bdev that was put into the slot, on the chain's payload.
     Io,
+    /// The same, too long to be done at once.
+    Pieces,
     /// The ranges that were put into the slot, one after the other.
     Ranges,
     /// The device's identifier.
@@ -81,7 +97,7 @@ pub(super) struct Rules {
 pub(super) fn decode<W: Window>(slot: &mut Slot<W>, rules: &Rules) -> Result<(), ChainError> {
     let Slot { chain, io, .. } = slot;
     slot.status = Some(chain.take_last_writable().ok_or(ChainError::Frame)?);
-    slot.next_range = 0;
+    slot.submitted = 0;
     let mut header = [0; HEADER_LEN];
     if !chain.take_readable(&mut header) {
         slot.request = refuse::<W>(Reached::HeaderShort);
@@ -126,10 +142,16 @@ fn transfer<W: Window>(op: Op, sector: u64, len: u64, rules: &Rules, io: &mut Ra
     match sector.checked_mul(SECTOR_SIZE) {
         Some(offset) if len <= MAX_TRANSFER && rules.geometry.contains(offset, len) => {
             *io = Range { op, offset, len };
-            Request::Io
+            if len <= MAX_PIECE { Request::Io } else { in_pieces::<W>() }
         }
         _ => refuse::<W>(Reached::TransferOutside),
     }
+}
+
+#[cold]
+fn in_pieces<W: Window>() -> Request {
+    Reached::TransferInPieces.mark::<W>();
+    Request::Pieces
 }
 
 /// Reads and checks all ranges before the first is done, so that a bad one leaves the device as it was.

@@ -5,9 +5,10 @@
 //! head there is one [`Mark`], two bytes.
 
 use super::request::{Range, Request, Status};
-use crate::block::{CHANNEL_DEPTH, Op};
+use crate::block::{CHANNEL_DEPTH, Io, Op};
 use crate::virtio::chain::Chain;
 use alloc::vec::Vec;
+use runtime::{Segments, Window};
 
 /// Most requests of a device between their decoding and their used entry: what its channel takes. A slot grows with the
 /// chains that it held, at most to some 30 KiB ([`MAX_SEGMENTS`](crate::block::MAX_SEGMENTS) each way), so that the worst
@@ -18,10 +19,13 @@ pub(super) const MAX_IN_FLIGHT: usize = CHANNEL_DEPTH;
 pub(super) struct Slot<W> {
     pub(super) chain: Chain<W>,
     pub(super) ranges: Vec<Range>,
-    pub(super) next_range: usize,
+    /// Of [`Request::Ranges`] and [`Request::Pieces`]: how many were submitted.
+    pub(super) submitted: usize,
+    /// The payload of the piece that was submitted last.
+    pub(super) piece: Vec<W>,
     pub(super) status: Option<W>,
     pub(super) request: Request,
-    /// Of [`Request::Io`].
+    /// Of [`Request::Io`], and the whole of [`Request::Pieces`].
     pub(super) io: Range,
 }
 
@@ -30,11 +34,39 @@ impl<W> Slot<W> {
         Self {
             chain: Chain::default(),
             ranges: Vec::new(),
-            next_range: 0,
+            submitted: 0,
+            piece: Vec::new(),
             status: None,
             request: Request::Answer(Status::IoError),
             io: Range { op: Op::Flush, offset: 0, len: 0 },
         }
+    }
+
+    /// Whether the request has more to submit when what was submitted has ended.
+    pub(super) fn has_more(&self) -> bool {
+        match self.request {
+            Request::Ranges => self.submitted < self.ranges.len(),
+            Request::Pieces => self.io.piece(self.submitted).is_some(),
+            Request::Io | Request::GetId | Request::Answer(_) => false,
+        }
+    }
+
+    /// Whether the payload is what the bdev writes.
+    pub(super) fn is_read(&self) -> bool {
+        matches!(self.request, Request::Io | Request::Pieces) && self.io.op == Op::Read
+    }
+}
+
+impl<W: Window> Slot<W> {
+    /// The next piece of a transfer, with its part of the payload.
+    #[cold]
+    pub(super) fn next_piece(&mut self) -> Io<'_, W> {
+        let Range { op, offset, len } =
+            self.io.piece(self.submitted).expect("a transfer has a piece to submit");
+        let payload = if op == Op::Read { self.chain.writable() } else { self.chain.readable() };
+        self.piece.clear();
+        self.piece.extend(payload.range(offset - self.io.offset, len));
+        Io { op, offset, len, segments: Segments(&self.piece) }
     }
 }
 
