@@ -92,8 +92,9 @@ impl Witness for Eye {
         });
         self.look_at_drive();
         let mut record = self.record.borrow_mut();
-        let controller = format!("controller disk.{}", self.device);
-        if matches!(observation, Observation::ClosedByTarget) && !record.keeps(&controller) {
+        if matches!(observation, Observation::ClosedByTarget)
+            && !record.keeps(&format!("controller disk.{}", self.device))
+        {
             // It listens before its creation is durable, goes away when that fails, and when it is removed.
             return;
         }

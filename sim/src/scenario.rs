@@ -446,7 +446,7 @@ impl Scenario {
             ("guest.request-sectors", &guest.request_sectors, 1, 16),
             ("guest.regions", &guest.regions, 1, 8),
             ("guest.pauses", &guest.pauses, 0, 256),
-            ("guest.pause-us", &guest.pause_us, 0, 100_000),
+            ("guest.pause-us", &guest.pause_us, 0, 10_000_000),
             ("drive.queue-entries-log2", &self.drive.queue_entries_log2, 1, 16),
             ("drive.timeout-ms", &self.drive.timeout_ms, 1, 60_000),
             ("drive.admin-timeout-ms", &self.drive.admin_timeout_ms, 1, 60_000),

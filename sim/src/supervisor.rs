@@ -22,6 +22,9 @@ use std::rc::Rc;
 
 /// Shortest and longest time between two looks.
 const LOOK_NS: (u64, u64) = (10_000, 40_000);
+/// While nothing goes on, looks are further apart by a part of that time, and by no more than so much.
+const CALM_PARTS: u64 = 16;
+const CALM_LOOK_NS_MAX: u64 = 4_000_000;
 /// Time without any progress after which a run is stuck, in parts of the scenario's bound.
 const STUCK_BOUNDS: u64 = 5;
 /// Time after which the operator does something about drives that lied.
@@ -534,6 +537,22 @@ impl Supervisor {
         tell(|| format!("guest {at}: the disk grows from {now} to {then} sectors"));
     }
 
+    /// How much later than otherwise it may look again, in a world where nothing goes on.
+    fn calm_ns(&self, now: Instant) -> u64 {
+        (now.since_ns(self.progress.1) / CALM_PARTS).min(CALM_LOOK_NS_MAX)
+    }
+
+    /// The earliest moment that was set for something.
+    fn due(&self) -> Option<Instant> {
+        let of_targets =
+            self.targets.iter().flat_map(|of| [of.restart_at, of.power_at, of.stop_at]).flatten();
+        let of_guests = self
+            .guests
+            .iter()
+            .flat_map(|guest| guest.resets.iter().copied().chain(guest.plugs.iter().map(|(at, _)| *at)));
+        of_targets.chain(of_guests).min()
+    }
+
     /// Ends the run if nothing has happened for too long.
     fn watch(&mut self, now: Instant) {
         let done: u64 = self.guests.iter().map(|guest| guest.vm.borrow().device.completed).sum();
@@ -729,6 +748,7 @@ impl Model for Supervisor {
         if self.phase(now) {
             return Step::Done;
         }
-        Step::Idle { until: Some(Instant(now.0 + self.rng.between(LOOK_NS.0, LOOK_NS.1))) }
+        let look = Instant(now.0 + self.rng.between(LOOK_NS.0, LOOK_NS.1) + self.calm_ns(now));
+        Step::Idle { until: self.due().into_iter().chain([look]).min() }
     }
 }

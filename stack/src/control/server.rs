@@ -6,6 +6,7 @@
 
 use super::error::{INVALID_STATE, RpcError, RpcResult};
 use super::json_rpc::{REQUEST_MAX, Read, Reader, Request, answer};
+use alloc::vec;
 use alloc::vec::Vec;
 use core::time::Duration;
 use runtime::{ErrorKind, Instant, Interest, Listener, Platform, Stream, Wakes};
@@ -41,6 +42,8 @@ struct Connection<P: Platform> {
     id: ConnectionId,
     stream: P::Stream,
     reader: Reader,
+    /// Where bytes are received. Kept, since every poll looks for some.
+    received: Vec<u8>,
     /// The id of the request that is being served.
     serving: Option<Value>,
     outgoing: Vec<u8>,
@@ -91,15 +94,15 @@ impl<P: Platform> Connection<P> {
     }
 
     fn receive(&mut self) -> Progress {
-        let (mut bytes, mut handles) = ([0; RECEIVE_LEN], Vec::new());
-        match self.stream.recv(&mut bytes, &mut handles) {
+        let mut handles = Vec::new();
+        match self.stream.recv(&mut self.received, &mut handles) {
             Ok(0) => {
                 self.receiving_ended = true;
                 Progress::Worked
             }
             // Handles mean nothing here: they are closed.
             Ok(len) => {
-                self.reader.push(&bytes[..len]);
+                self.reader.push(&self.received[..len]);
                 Progress::Worked
             }
             Err(error) if error.kind == ErrorKind::WouldBlock => Progress::Idle,
@@ -203,6 +206,7 @@ impl<P: Platform> Server<P> {
                     id,
                     stream,
                     reader: Reader::default(),
+                    received: vec![0; RECEIVE_LEN],
                     serving: None,
                     outgoing: Vec::new(),
                     sent: 0,

@@ -2,9 +2,9 @@
 //!
 //! A message is received by exactly its own bytes (first the header, then the payload that the header announces), so
 //! that the handles that come meanwhile belong to it and to no other. One message is held at a time in each direction,
-//! which bounds what a stranger can make us keep: [`MAX_PAYLOAD`] bytes and [`MAX_HANDLES`] handles.
+//! which bounds what a stranger can make us keep: [`MAX_PAYLOAD`](super::wire::MAX_PAYLOAD) bytes and [`MAX_HANDLES`] handles.
 
-use super::wire::{Header, HeaderError, MAX_HANDLES, MAX_PAYLOAD};
+use super::wire::{Header, HeaderError, MAX_HANDLES};
 use crate::reached::Reached;
 use alloc::vec::Vec;
 use core::fmt;
@@ -110,26 +110,26 @@ impl<P: Platform> Connection<P> {
 
     /// Receives until `len` bytes of the message are there; whether they are.
     fn fill(&mut self, len: usize) -> Result<bool, ConnectionError> {
-        const _: () = assert!(MAX_PAYLOAD <= 4096, "a piece lives on the stack");
-        let mut piece = [0; MAX_PAYLOAD];
         while self.incoming.len() < len {
-            let missing = len - self.incoming.len();
-            let received = match self.stream.recv(&mut piece[..missing], &mut self.handles) {
-                Ok(0) if self.incoming.is_empty() => return Err(ConnectionError::Closed),
-                Ok(0) => return Err(ConnectionError::Cut { received: self.incoming.len() }),
-                Ok(received) => received,
+            let before = self.incoming.len();
+            self.incoming.resize(len, 0);
+            let received = self.stream.recv(&mut self.incoming[before..], &mut self.handles);
+            self.incoming.truncate(before + received.as_ref().map_or(0, |received| *received));
+            match received {
+                Ok(0) if before == 0 => return Err(ConnectionError::Closed),
+                Ok(0) => return Err(ConnectionError::Cut { received: before }),
+                Ok(_) => {}
                 Err(error) => match error.kind {
                     ErrorKind::WouldBlock => return Ok(false),
-                    ErrorKind::Closed if self.incoming.is_empty() => return Err(ConnectionError::Closed),
-                    ErrorKind::Closed => return Err(ConnectionError::Cut { received: self.incoming.len() }),
+                    ErrorKind::Closed if before == 0 => return Err(ConnectionError::Closed),
+                    ErrorKind::Closed => return Err(ConnectionError::Cut { received: before }),
                     ErrorKind::Invalid => return Err(ConnectionError::Handles),
                     _ => return Err(ConnectionError::Stream(error)),
                 },
-            };
+            }
             if self.handles.len() > MAX_HANDLES {
                 return Err(ConnectionError::Handles);
             }
-            self.incoming.extend_from_slice(&piece[..received]);
         }
         Ok(true)
     }
