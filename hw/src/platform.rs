@@ -5,6 +5,7 @@ use crate::files::{CoreFiles, HostChannel, HostDirectory, HostFile};
 use crate::handle::HostHandle;
 use crate::mailbox::{self, HostReceiver, HostSender};
 use crate::memory::{self, HostMemory};
+use crate::net::{HostNet, HostTcpListener, HostTcpStream};
 use crate::notifier::HostNotifier;
 use crate::offload::{self, HostJob};
 use crate::pci::HostPci;
@@ -44,6 +45,9 @@ impl Platform for HostPlatform {
     type Notifier = HostNotifier;
     type Listener = HostListener;
     type Stream = HostStream;
+    type Net = HostNet;
+    type TcpListener = HostTcpListener;
+    type TcpStream = HostTcpStream;
     type Directory = HostDirectory;
     type File = HostFile;
     type Channel = HostChannel;
@@ -120,6 +124,10 @@ impl Platform for HostPlatform {
 
     fn listen(&self, path: &str, options: &SocketOptions) -> Result<HostListener> {
         HostListener::listen(path, options)
+    }
+
+    fn net(&self) -> HostNet {
+        HostNet
     }
 
     fn stop_requested(&self) -> bool {

@@ -2,6 +2,7 @@
 
 use crate::files::{HostChannel, Wake};
 use crate::mailbox::HostReceiver;
+use crate::net::{HostTcpListener, HostTcpStream};
 use crate::notifier::HostNotifier;
 use crate::offload::HostJob;
 use crate::platform::HostPlatform;
@@ -89,6 +90,16 @@ impl Wakes<HostPlatform> for HostWakes {
             Interest::Receive => libc::POLLIN,
             Interest::ReceiveAndSend => libc::POLLIN | libc::POLLOUT,
         };
+        self.descriptor(stream.as_fd(), events);
+    }
+
+    fn tcp_listener(&mut self, listener: &HostTcpListener) {
+        self.descriptor(listener.as_fd(), libc::POLLIN);
+    }
+
+    fn tcp_stream(&mut self, stream: &HostTcpStream, interest: Interest) {
+        let send_too = interest == Interest::ReceiveAndSend || stream.is_connecting();
+        let events = if send_too { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
         self.descriptor(stream.as_fd(), events);
     }
 

@@ -30,6 +30,8 @@ pub enum ErrorKind {
     WouldBlock,
     /// The other end of a stream is gone.
     Closed,
+    /// The host is there, and nobody listens at that port.
+    Refused,
     /// The device or the file system failed the operation.
     Io,
 }
@@ -70,6 +72,7 @@ impl fmt::Display for Error {
             ErrorKind::Unsupported => "not supported",
             ErrorKind::WouldBlock => "not ready",
             ErrorKind::Closed => "closed by the other end",
+            ErrorKind::Refused => "connection refused",
             ErrorKind::Io => "input/output error",
         })?;
         if self.errno != 0 {

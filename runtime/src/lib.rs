@@ -26,6 +26,7 @@ mod error;
 mod event;
 mod files;
 mod memory;
+mod net;
 mod pci;
 mod platform;
 mod poller;
@@ -41,6 +42,7 @@ pub use files::{
     Directory, File, FileChannel, FileCompletion, FileEngine, FileInfo, FileLock, FileOp, FileOptions, Full,
 };
 pub use memory::{Access, Memory};
+pub use net::{Net, TcpListener, TcpStream};
 pub use pci::{Dma, NotAnAddress, Pci, PciAddress, PciFunction, PciRefused, Registers};
 pub use platform::{Constructor, Platform};
 pub use poller::{Interest, Poll, Poller, Wakes};

@@ -1,8 +1,9 @@
 //! The bundle of everything that the stack may ask for.
 
 use crate::{
-    CoreId, Directory, Dma, Event, File, FileChannel, Handle, Instant, Job, Listener, Memory, Notifier, Pci,
-    PciFunction, Poller, ReactorTimes, Receiver, Result, Sender, SocketOptions, Stream, Wakes, Window,
+    CoreId, Directory, Dma, Event, File, FileChannel, Handle, Instant, Job, Listener, Memory, Net, Notifier,
+    Pci, PciFunction, Poller, ReactorTimes, Receiver, Result, Sender, SocketOptions, Stream, TcpListener,
+    TcpStream, Wakes, Window,
 };
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -24,6 +25,12 @@ pub trait Platform: Clone + 'static {
     type Listener: Listener<Stream = Self::Stream>;
     /// A connected unix socket.
     type Stream: Stream<Handle = Self::Handle>;
+    /// The host's TCP.
+    type Net: Net<Listener = Self::TcpListener, Stream = Self::TcpStream>;
+    /// A listening TCP socket.
+    type TcpListener: TcpListener<Stream = Self::TcpStream>;
+    /// A TCP connection.
+    type TcpStream: TcpStream<Window = Self::Window>;
     /// Blocking file operations.
     type Directory: Directory<Memory = Self::Memory, File = Self::File>;
     /// An open payload file.
@@ -91,6 +98,9 @@ pub trait Platform: Clone + 'static {
     /// process answers there or something else than a socket is there; `PermissionDenied`; `NotFound` (no such
     /// directory); `Invalid` (the path is longer than a socket's name may be).
     fn listen(&self, path: &str, options: &SocketOptions) -> Result<Self::Listener>;
+
+    /// The host's TCP.
+    fn net(&self) -> Self::Net;
 
     /// Whether the operator asked the process to stop in an orderly way (SIGTERM). Every core is woken when it is.
     fn stop_requested(&self) -> bool;

@@ -48,6 +48,11 @@ pub trait Wakes<P: Platform> {
     fn listener(&mut self, listener: &P::Listener);
     /// The stream.
     fn stream(&mut self, stream: &P::Stream, interest: Interest);
+    /// A TCP connection to accept.
+    fn tcp_listener(&mut self, listener: &P::TcpListener);
+    /// A TCP stream: bytes that [`crate::TcpStream::peek`] has not shown yet, the end of the connection or of its making, a
+    /// token to take.
+    fn tcp_stream(&mut self, stream: &P::TcpStream, interest: Interest);
     /// A completion to take.
     fn channel(&mut self, channel: &P::Channel);
     /// A message to receive.

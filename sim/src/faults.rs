@@ -137,6 +137,13 @@ kinds! {
     /// The machine is migrated, which fails at its very end: a dirty log, read again and again, and a pause. Opportunity:
     /// a request. Parameter: unused.
     Migrate = "migrate",
+    /// A packet is lost. Opportunity: a packet with more than an acknowledgment. Parameter: unused.
+    PacketLost = "packet-lost",
+    /// A packet is late, and others overtake it. Opportunity: a packet with more than an acknowledgment. Parameter:
+    /// additional nanoseconds.
+    PacketLate = "packet-late",
+    /// A packet is held, with all that come behind it. Opportunity: a packet. Parameter: nanoseconds.
+    PacketHeld = "packet-held",
 }
 
 impl FaultKind {

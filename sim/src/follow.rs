@@ -131,6 +131,11 @@ impl fmt::Display for Kept {
                     let (object, offset) = place(*a);
                     write!(f, "bulk store to object {object} at {offset:#x}: {b} bytes")
                 }
+                Record::Packet => {
+                    let (from, to, sequence) = (a >> 48, a >> 32 & 0xffff, a & 0xffff_ffff);
+                    write!(f, "packet from port {from} to {to} at {sequence:#x}: {} bytes", b & 0xffff_ffff)
+                }
+                Record::TcpSend => write!(f, "send on TCP end {a}: {b} bytes"),
                 Record::Send => write!(f, "send on socket end {a}: {b} bytes"),
                 Record::Ring => write!(f, "eventfd {a} is rung"),
                 Record::Step if a & 1 == 0 => {

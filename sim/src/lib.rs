@@ -16,6 +16,7 @@ pub mod hostile;
 pub mod import;
 mod mailbox;
 pub mod memory;
+pub mod net;
 pub mod notifier;
 pub mod nvme;
 mod offload;

@@ -130,6 +130,18 @@ impl MemoryMap {
         !self.mappings[mapping as usize].live
     }
 
+    /// Whether the mapping of a window was dropped by its process.
+    pub(crate) fn is_unmapped_window(&self, window: &SimWindow) -> bool {
+        self.is_unmapped(window.mapping)
+    }
+
+    /// What is in memory below a window; `None` where its owner has shrunk it.
+    pub(crate) fn content(&self, window: &SimWindow) -> Option<&[u8]> {
+        let (object, start) = self.place(window);
+        let start = start as usize;
+        self.objects[object as usize].bytes.get(start..start + window.len as usize)
+    }
+
     /// The object below a window and where it begins there.
     pub(crate) fn place(&self, window: &SimWindow) -> (u32, u64) {
         let mapping = &self.mappings[window.mapping as usize];

@@ -5,6 +5,7 @@ use crate::files::{SimDirectory, SimFile};
 use crate::follow::{Followed, LifeChange};
 use crate::mailbox::{self, SimReceiver, SimSender};
 use crate::memory::{SimMemory, SimWindow};
+use crate::net::{SimNet, SimTcpListener, SimTcpStream};
 use crate::notifier::SimNotifier;
 use crate::offload::SimJob;
 use crate::pci::SimPci;
@@ -37,6 +38,9 @@ impl Platform for SimPlatform {
     type Notifier = SimNotifier;
     type Listener = SimListener;
     type Stream = SimStream;
+    type Net = SimNet;
+    type TcpListener = SimTcpListener;
+    type TcpStream = SimTcpStream;
     type Directory = SimDirectory;
     type File = SimFile;
     type Channel = SimChannel;
@@ -169,6 +173,13 @@ impl Platform for SimPlatform {
         })
     }
 
+    fn net(&self) -> SimNet {
+        SimNet::of(world::with(|world| {
+            let process = world.cores[self.core as usize].process;
+            world.processes[process as usize].machine
+        }))
+    }
+
     fn stop_requested(&self) -> bool {
         world::with(|world| {
             let process = world.cores[self.core as usize].process;
@@ -223,6 +234,15 @@ impl Wakes<SimPlatform> for SimWakes {
     fn stream(&mut self, stream: &SimStream, interest: Interest) {
         let send_too = interest == Interest::ReceiveAndSend;
         self.ready |= world::with(|world| world.await_end(stream.end, self.waiter, send_too));
+    }
+
+    fn tcp_listener(&mut self, listener: &SimTcpListener) {
+        self.ready |= world::with(|world| world.await_tcp_listener(listener.listener, self.waiter));
+    }
+
+    fn tcp_stream(&mut self, stream: &SimTcpStream, interest: Interest) {
+        let send_too = interest == Interest::ReceiveAndSend;
+        self.ready |= world::with(|world| world.await_tcp(stream.end, self.waiter, send_too));
     }
 
     fn channel(&mut self, channel: &SimChannel) {

@@ -20,7 +20,7 @@ type HasStream = fn(u64) -> bool;
 /// The subjects of a run that may draw other numbers than the seed's, and which streams are theirs. The plan is always the
 /// seed's.
 const SUBJECTS: [(&str, HasStream); 4] = [
-    ("schedule", |stream| matches!(stream, 1 | 3 | 4 | 6)),
+    ("schedule", |stream| matches!(stream, 1 | 3 | 4 | 6 | 7)),
     ("device", |stream| matches!(stream, 2 | 5)),
     ("faults", |stream| matches!(stream, 1000..2000)),
     ("load", |stream| matches!(stream, 10_000..40_000 | 50_000..90_000)),

@@ -36,6 +36,12 @@ pub(crate) enum Event {
     Plug(u32),
     /// A message between cores is in its mailbox.
     Message(u32),
+    /// All hosts send the packets that they have.
+    Network,
+    /// A packet arrives.
+    Packet(u64),
+    /// The memory of what was sent on a TCP stream is released.
+    Release(u32),
 }
 
 /// The moments to come.
@@ -262,6 +268,7 @@ impl World {
         self.watching.retain(|core| cores[*core as usize].process != process);
         self.memory.unmap_process(process);
         self.sockets_of_dead(process);
+        self.network_of_dead(process);
         self.files_of_dead(process);
         self.functions_of_dead(process);
     }
@@ -297,6 +304,7 @@ pub fn power_loss(machine: u32) {
                 world.processes[*process as usize].machine == machine && world.is_alive(*process)
             })
             .collect();
+        world.network_power_loss(machine);
         for process in &of_machine {
             world.end_life(*process, "without power");
         }
@@ -689,6 +697,9 @@ pub fn run() -> End {
             }
             Ok(Event::Plug(drive)) => world::with(|world| world.plug_drive(drive)),
             Ok(Event::Message(number)) => world::with(|world| world.message_came(number)),
+            Ok(Event::Network) => world::with(|world| world.network_event()),
+            Ok(Event::Packet(packet)) => world::with(|world| world.packet_event(packet)),
+            Ok(Event::Release(end)) => world::with(|world| world.release_event(end)),
         }
     }
 }

@@ -40,6 +40,10 @@ pub enum Record {
     Fault = 12,
     /// A store to a register that reached its function.
     Register = 13,
+    /// A packet that left: ports and sequence number in the first word, acknowledgment and length in the second.
+    Packet = 14,
+    /// Bytes sent on a TCP stream.
+    TcpSend = 15,
 }
 
 /// The running hash.

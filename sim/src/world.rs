@@ -11,6 +11,7 @@ use crate::faults::Faults;
 use crate::files::Storage;
 use crate::follow::{Followed, Follower};
 use crate::memory::{MemoryMap, ProcessorId, SimWindow};
+use crate::net;
 use crate::notifier::Eventfd;
 use crate::nvme::Drive;
 use crate::offload::PendingJob;
@@ -24,6 +25,7 @@ use runtime::Instant;
 use serde::{Deserialize, Serialize};
 use stack::reached::Reached;
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 
 thread_local! {
     static WORLD: RefCell<Option<Box<World>>> = const { RefCell::new(None) };
@@ -170,6 +172,7 @@ pub(crate) struct Streams {
     pub(crate) wire: Rng,
     pub(crate) tear: Rng,
     pub(crate) messages: Rng,
+    pub(crate) network: Rng,
 }
 
 /// What is drawn once for a world.
@@ -241,6 +244,9 @@ pub struct World {
     pub(crate) queue: Queue,
     pub(crate) eventfds: Vec<Eventfd>,
     pub(crate) sockets: Sockets,
+    /// TCP between machines; made at its first use. Dropped by [`clear`] alone: when a thread ends with its world, what
+    /// turmoil keeps for the thread may have gone before it.
+    pub(crate) network: ManuallyDrop<Option<Box<net::Sockets>>>,
     pub(crate) jobs: Vec<Option<PendingJob>>,
     /// Who waits for each mailbox between cores.
     pub(crate) boxes: Vec<Waiter>,
@@ -267,6 +273,7 @@ pub fn create(seed: u64, temper: Temper, faults: Faults) {
     clear();
     crate::rng::forget_drawn();
     crate::unix::forget_dropped();
+    net::forget_woken();
     let stream = |number| Rng::new(seed, number);
     let streams = Streams {
         schedule: stream(1),
@@ -275,6 +282,7 @@ pub fn create(seed: u64, temper: Temper, faults: Faults) {
         wire: stream(4),
         tear: stream(5),
         messages: stream(6),
+        network: stream(7),
     };
     let world = World {
         now: Instant(1_000_000),
@@ -301,6 +309,7 @@ pub fn create(seed: u64, temper: Temper, faults: Faults) {
         queue: Queue::default(),
         eventfds: Vec::new(),
         sockets: Sockets::default(),
+        network: ManuallyDrop::new(None),
         jobs: Vec::new(),
         boxes: Vec::new(),
         faults,
@@ -330,6 +339,8 @@ pub fn clear() {
     drop(models);
     let jobs = try_with(|world| std::mem::take(&mut world.jobs));
     drop(jobs);
+    let network = try_with(|world| world.network.take());
+    drop(network);
     WORLD.with_borrow_mut(|slot| *slot = None);
     OBSERVER.with_borrow_mut(|slot| *slot = None);
 }

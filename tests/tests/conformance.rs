@@ -2,9 +2,10 @@
 
 /// The real host.
 mod host {
-    use hw::{HostHandle, HostPlatform, Options, Process};
+    use hw::{HostHandle, HostNet, HostPlatform, Options, Process};
     use runtime::Constructor;
     use rustix::event::{EventfdFlags, eventfd};
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
     use std::os::fd::OwnedFd;
     use std::os::unix::net::UnixStream;
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -40,6 +41,14 @@ mod host {
             Ok(HostHandle::from(OwnedFd::from(stream)))
         }
 
+        fn another_host(_platform: &HostPlatform) -> HostNet {
+            HostNet
+        }
+
+        fn host_address(is_ipv6: bool) -> IpAddr {
+            if is_ipv6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() }
+        }
+
         fn eventfd() -> (HostHandle, HostHandle) {
             let fd = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
             (HostHandle::from(fd.try_clone().unwrap()), HostHandle::from(fd))
@@ -66,7 +75,8 @@ mod host {
 /// nvme_hardware.rs.
 mod simulated {
     use runtime::{Constructor, Instant, PciAddress, Platform, Poll, Poller};
-    use sim::faults::Faults;
+    use sim::faults::{FaultKind, Faults, Rate};
+    use sim::net::{SimNet, address_of};
     use sim::nvme::{NamespaceProfile, Profile, ShadowStyle};
     use sim::pci::SimPci;
     use sim::platform::{SimPlatform, SimWakes};
@@ -74,6 +84,7 @@ mod simulated {
     use sim::unix::SimHandle;
     use sim::world::{self, Model, Step, Temper};
     use std::cell::Cell;
+    use std::net::IpAddr;
     use std::rc::Rc;
     use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::{Arc, Mutex};
@@ -83,8 +94,8 @@ mod simulated {
     /// How often it is looked whether the first poller is done.
     const LOOK_NS: u64 = 100_000;
 
-    /// A simulated world: its seed, and whether its cores sleep.
-    struct Simulated<const SEED: u64, const SLEEPS: bool>;
+    /// A simulated world: its seed, whether its cores sleep, and whether its network is a bad one.
+    struct Simulated<const SEED: u64, const SLEEPS: bool, const BAD_NETWORK: bool = false>;
 
     /// The first poller, and the word that it is done.
     struct First {
@@ -121,11 +132,20 @@ mod simulated {
         static DONE: Rc<Cell<bool>> = Rc::default();
     }
 
-    impl<const SEED: u64, const SLEEPS: bool> World for Simulated<SEED, SLEEPS> {
+    impl<const SEED: u64, const SLEEPS: bool, const BAD_NETWORK: bool> World
+        for Simulated<SEED, SLEEPS, BAD_NETWORK>
+    {
         type Platform = SimPlatform;
 
         fn run(cores: u16, first: Constructor<SimPlatform>) {
-            world::create(SEED, Temper { cut_streams: 128, ..Temper::default() }, Faults::none(SEED));
+            let faults = Faults::drawn(SEED, |kind| match kind {
+                FaultKind::PacketLost | FaultKind::PacketLate if BAD_NETWORK => {
+                    Rate { of_65536: 3000, most: 40 }
+                }
+                FaultKind::PacketHeld if BAD_NETWORK => Rate { of_65536: 300, most: 10 },
+                _ => Rate::default(),
+            });
+            world::create(SEED, Temper { cut_streams: 128, ..Temper::default() }, faults);
             let profile = controller();
             let first = Mutex::new(Some(first));
             let program: world::Program = Arc::new(move |platform| {
@@ -155,6 +175,14 @@ mod simulated {
             world::with(|world| world.connect(0, path)).map(SimHandle::end)
         }
 
+        fn another_host(_platform: &SimPlatform) -> SimNet {
+            SimNet::of(1)
+        }
+
+        fn host_address(is_ipv6: bool) -> IpAddr {
+            address_of(0, is_ipv6)
+        }
+
         fn eventfd() -> (SimHandle, SimHandle) {
             let eventfd = world::with(|world| world.eventfd());
             (SimHandle::eventfd(eventfd), SimHandle::eventfd(eventfd))
@@ -171,7 +199,9 @@ mod simulated {
         }
     }
 
-    impl<const SEED: u64, const SLEEPS: bool> Functions for Simulated<SEED, SLEEPS> {
+    impl<const SEED: u64, const SLEEPS: bool, const BAD_NETWORK: bool> Functions
+        for Simulated<SEED, SLEEPS, BAD_NETWORK>
+    {
         type Pci = SimPci;
 
         fn pci(platform: &SimPlatform) -> SimPci {
@@ -211,6 +241,11 @@ mod simulated {
                 tests::conformance::nvme::a_controller_that_is_pulled_out_is_given_up::<World>();
             }
         }
+    }
+
+    mod a_bad_network {
+        type World = super::Simulated<3, true, true>;
+        tests::conformance!(World);
     }
 
     mod polling_cores {

@@ -6,8 +6,9 @@
 //!     REPRISE_NVME=0000:3b:00.0 cargo test -p tests --test nvme_hardware -- --ignored --test-threads=1
 
 use std::io::Write;
+use std::net::IpAddr;
 
-use hw::{HostHandle, HostPci, HostPlatform, Options, Process};
+use hw::{HostHandle, HostNet, HostPci, HostPlatform, Options, Process};
 use runtime::{
     Access, Constructor, Dma, ErrorKind, Handle, Memory, Pci, PciAddress, PciRefused, Platform, Window,
 };
@@ -38,6 +39,14 @@ impl World for Host {
 
     fn connect(_: &str) -> runtime::Result<HostHandle> {
         unreachable!("the suite has no sockets")
+    }
+
+    fn another_host(_: &HostPlatform) -> HostNet {
+        unreachable!("the suite has no connections")
+    }
+
+    fn host_address(_: bool) -> IpAddr {
+        unreachable!("the suite has no connections")
     }
 
     fn eventfd() -> (HostHandle, HostHandle) {

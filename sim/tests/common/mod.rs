@@ -4,6 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "one module for several test binaries")]
 
 pub mod calls;
+pub mod net;
 pub mod nvme;
 
 use runtime::{Instant, Poll, Poller};

@@ -103,7 +103,7 @@ impl Errno {
             ErrorKind::OutOfResources => Self::OutOfMemory,
             ErrorKind::Invalid => Self::Invalid,
             ErrorKind::Unsupported => Self::Unsupported,
-            ErrorKind::Closed | ErrorKind::Io => Self::InputOutput,
+            ErrorKind::Closed | ErrorKind::Refused | ErrorKind::Io => Self::InputOutput,
         }
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod files;
 pub mod mailboxes;
+pub mod net;
 pub mod notifiers;
 pub mod nvme;
 pub mod sleeping;
@@ -16,6 +17,7 @@ use runtime::{Constructor, CoreId, Handle, Instant, Listener, Platform, Poll, Po
 use std::any::Any;
 use std::cell::RefCell;
 use std::future::Future;
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -40,6 +42,12 @@ pub trait World: 'static {
     /// Connects to a socket of the process, as another process would.
     fn connect(path: &str) -> runtime::Result<HandleOf<Self>>;
 
+    /// The TCP of another host.
+    fn another_host(platform: &Self::Platform) -> NetOf<Self>;
+
+    /// The address of the process's host, as the other one reaches it.
+    fn host_address(is_ipv6: bool) -> IpAddr;
+
     /// A new eventfd, as another process would make it, twice: two handles to the same one.
     fn eventfd() -> (HandleOf<Self>, HandleOf<Self>);
 
@@ -60,6 +68,10 @@ pub struct Place {
 
 /// The handle type of a world.
 pub type HandleOf<W> = <<W as World>::Platform as Platform>::Handle;
+/// The TCP of a world.
+pub type NetOf<W> = <<W as World>::Platform as Platform>::Net;
+/// The TCP connection type of a world.
+pub type TcpStreamOf<W> = <<W as World>::Platform as Platform>::TcpStream;
 /// The stream type of a world.
 pub type StreamOf<W> = <<W as World>::Platform as Platform>::Stream;
 
@@ -276,6 +288,29 @@ macro_rules! conformance {
             a_live_path_is_not_taken_and_a_free_one_is,
             a_path_must_fit_a_socket,
             only_a_stream_becomes_a_stream,
+        }
+        $crate::conformance! { @suite $world, net:
+            hosts_connect_over_both_families,
+            nobody_listening_refuses,
+            a_taken_port_is_refused,
+            a_port_is_free_while_connections_of_its_last_listener_live,
+            what_nobody_accepted_ends_with_the_listener,
+            nothing_there_is_no_end,
+            bytes_cross_whole_and_in_order_both_ways,
+            headers_are_peeked_at_and_payload_goes_where_it_belongs,
+            fewer_bytes_than_asked_for_are_the_last,
+            a_full_stream_takes_no_more_and_loses_nothing,
+            memory_is_released_once_in_the_order_of_the_sends,
+            one_way_ends_and_the_other_goes_on,
+            the_end_comes_after_the_last_byte,
+            what_was_not_read_breaks_the_connection,
+            a_listener_wakes,
+            the_making_of_a_connection_wakes,
+            bytes_wake,
+            room_wakes,
+            a_release_wakes,
+            the_end_wakes,
+            what_came_before_the_sleep_ends_it,
         }
         $crate::conformance! { @suite $world, mailboxes:
             messages_come_once_in_order_and_no_more_than_fit,

@@ -1,7 +1,10 @@
 //! A platform to drive pieces of the target by hand: real sockets, memory and eventfds, and a clock that stands still
 //! until the test moves it. No reactor, no thread and no file, so that a test decides what happens between two polls.
 
-use hw::{HostHandle, HostListener, HostMemory, HostNotifier, HostStream, HostWindow};
+use hw::{
+    HostHandle, HostListener, HostMemory, HostNet, HostNotifier, HostStream, HostTcpListener, HostTcpStream,
+    HostWindow,
+};
 use runtime::{
     Constructor, CoreId, Directory, Event, File, FileChannel, FileCompletion, FileInfo, FileLock, FileOp,
     FileOptions, Full, Instant, Interest, Job, Platform, ReactorTimes, Receiver, Result, Sender,
@@ -167,6 +170,14 @@ impl Wakes<ByHand> for Armed {
         self.streams += 1;
     }
 
+    fn tcp_listener(&mut self, _listener: &HostTcpListener) {
+        self.listeners += 1;
+    }
+
+    fn tcp_stream(&mut self, _stream: &HostTcpStream, _interest: Interest) {
+        self.streams += 1;
+    }
+
     fn channel(&mut self, channel: &Nothing) {
         match *channel {}
     }
@@ -187,6 +198,9 @@ impl Platform for ByHand {
     type Notifier = HostNotifier;
     type Listener = HostListener;
     type Stream = HostStream;
+    type Net = HostNet;
+    type TcpListener = HostTcpListener;
+    type TcpStream = HostTcpStream;
     type Directory = Nothing;
     type File = Nothing;
     type Channel = Nothing;
@@ -252,6 +266,10 @@ impl Platform for ByHand {
 
     fn listen(&self, path: &str, options: &SocketOptions) -> Result<HostListener> {
         HostListener::listen(path, options)
+    }
+
+    fn net(&self) -> HostNet {
+        HostNet
     }
 
     fn stop_requested(&self) -> bool {
