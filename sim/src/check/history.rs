@@ -42,6 +42,9 @@ struct Version {
     durable: bool,
     /// A power loss took it away, or it was never there: it does not come back.
     gone: bool,
+    /// It was out when the disk last lost its power, the guest not, and may have been done since: that a read brings it
+    /// says nothing of what survived.
+    redone: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +83,7 @@ impl History {
             cut: false,
             durable: true,
             gone: false,
+            redone: false,
         };
         let sector = Sector { versions: vec![first], lost_power: None, dirty: false };
         Self {
@@ -176,6 +180,7 @@ impl History {
                         cut: false,
                         durable: false,
                         gone: false,
+                        redone: false,
                     };
                     for block in self.range(sector, sectors) {
                         block.versions.push(out);
@@ -284,9 +289,13 @@ impl History {
             Content::Mixed(_) | Content::Torn { .. } => false,
         };
         let mut candidates = block.versions.iter().filter(|v| v.superseded >= id.0 && is_it(v));
-        let (Some(top), None) = (candidates.next().map(|v| v.id), candidates.next()) else { return };
+        let (Some((top, redone)), None) = (candidates.next().map(|v| (v.id, v.redone)), candidates.next())
+        else {
+            return;
+        };
         if let Some(moment) = block.lost_power.take()
             && top <= moment
+            && !redone
         {
             // What survived a power loss is on the medium, and what it hides or took does not come back.
             // (What is out while the read is may still come: only the disk lost its power, and the guest goes on.)
@@ -322,7 +331,8 @@ impl History {
     /// The disk lost its power, and the guest goes on: what was out then may be lost even if it is acknowledged later.
     pub(super) fn disk_loses_power(&mut self) {
         for v in self.sectors.iter_mut().flat_map(|block| &mut block.versions) {
-            v.optional |= v.completed == NEVER;
+            v.redone = v.completed == NEVER;
+            v.optional |= v.redone;
         }
         self.take_back();
     }
@@ -330,6 +340,9 @@ impl History {
     fn lose_power(&mut self) {
         // A disk never tears a sector: its atomic unit is at least that.
         self.cut_off(false);
+        for v in self.sectors.iter_mut().flat_map(|block| &mut block.versions) {
+            v.redone = false;
+        }
         self.take_back();
     }
 
@@ -400,6 +413,7 @@ mod tests {
             cut: false,
             durable: false,
             gone: false,
+            redone: false,
         }
     }
 
@@ -438,6 +452,23 @@ mod tests {
         assert!(history.judge(RequestId(11), 0, Content::Whole(4)).is_ok());
         assert!(history.judge(RequestId(14), 0, Content::Whole(4)).is_err());
         assert!(history.judge(RequestId(14), 0, Content::Whole(10)).is_ok());
+    }
+
+    /// Seed 1083 of nvme-removal: a write was out when its drive was pulled out, was done on the drive when that was back,
+    /// read, and lost with the drive's power once more.
+    #[test]
+    fn a_write_that_was_out_when_its_disk_lost_its_power_has_not_survived_that() {
+        let mut history = History::new(1, true);
+        history.sectors[0].versions.push(write(2, NEVER, NEVER));
+        history.now = 3;
+        history.disk_loses_power();
+        history.now = 4;
+        assert!(history.judge(RequestId(4), 0, Content::Whole(2)).is_ok());
+        history.narrow(RequestId(4), 0, Content::Whole(2));
+        history.disk_loses_power();
+        history.now = 5;
+        assert!(history.judge(RequestId(5), 0, Content::Zero).is_ok());
+        assert!(history.judge(RequestId(5), 0, Content::Whole(2)).is_ok());
     }
 
     #[test]
