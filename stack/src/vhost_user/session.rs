@@ -238,7 +238,7 @@ impl<P: Platform> Session<P> {
         if look {
             any |= self.receive(device);
         }
-        any |= self.reach_memory(device);
+        any |= self.reach_memory(now, device);
         if self.held_until.is_some_and(|until| now >= until) {
             Reached::HoldExpired.mark::<P::Window>();
             self.release_hold(device);
@@ -249,7 +249,7 @@ impl<P: Platform> Session<P> {
 
     /// Lets devices reach guest memory, where they do. What was given up goes first: both together may be more than the
     /// host allows. Whether there was anything to do.
-    fn reach_memory(&mut self, device: &BlkDevice<P>) -> bool {
+    fn reach_memory(&mut self, now: Instant, device: &BlkDevice<P>) -> bool {
         let before = self.retired.len();
         self.retired.retain_mut(|retired| !retired.poll(&self.platform));
         let any = self.retired.len() != before;
@@ -257,9 +257,9 @@ impl<P: Platform> Session<P> {
             return any;
         }
         if self.retired.is_empty() {
-            self.memory.begin_mapping(&self.platform);
+            self.memory.begin_mapping(&self.platform, now);
         }
-        any | self.memory.poll_mapping()
+        any | self.memory.poll_mapping(now)
     }
 
     /// What the device's work asks of the session: rings that stopped themselves, and the log's reader.
@@ -727,7 +727,9 @@ impl<P: Platform> Session<P> {
         let change = change.then(|| self.last_message.after(CONFIG_CHANGE_QUIET)).filter(|at| *at > self.now);
         let stuck = (!self.connection.is_flushed()).then(|| self.now.after(SEND_RETRY));
         let backend_stuck = self.backend.is_stuck().then(|| self.now.after(SEND_RETRY));
-        [device.wake_at(), self.held_until, change, stuck, backend_stuck].into_iter().flatten().min()
+        let memory = device.is_reached_by_devices().then(|| self.memory.wake_at()).flatten();
+        let times = [device.wake_at(), self.held_until, change, stuck, backend_stuck, memory];
+        times.into_iter().flatten().min()
     }
 
     /// Before sleep: registers what may wake the session. Whether there is work after all.

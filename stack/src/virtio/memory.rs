@@ -5,10 +5,14 @@
 use crate::reached::Reached;
 use alloc::vec::Vec;
 use core::fmt;
-use runtime::{Access, Dma, Job, Memory, Pci, Platform, Wakes, Window};
+use core::time::Duration;
+use runtime::{Access, Dma, Instant, Job, Memory, Pci, Platform, Wakes, Window};
 
 /// Most regions that a front-end may describe (`GET_MAX_MEM_SLOTS`): QEMU's own limit of memory slots is 509.
 pub const MAX_REGIONS: usize = 509;
+/// When a region that could not be mapped for devices is tried again: whatever stood in the way (the limit of locked memory,
+/// a guest that ends on the same host) may be gone by then.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// One region of guest memory.
 pub struct Region<P: Platform> {
@@ -69,7 +73,7 @@ enum Reach<P: Platform> {
     Mapping(P::Job<runtime::Result<Mapping<P>>>),
     /// They do.
     Mapped(Mapping<P>),
-    /// They cannot.
+    /// They cannot for now.
     Refused,
 }
 
@@ -79,6 +83,8 @@ struct Mapped<P: Platform> {
     region: Region<P>,
     /// `region.memory.window()`, kept so that a look-up touches one cache line.
     window: P::Window,
+    /// It could not be mapped for devices when that was last tried.
+    was_refused: bool,
 }
 
 impl<P: Platform> Mapped<P> {
@@ -145,6 +151,8 @@ pub struct GuestMemory<P: Platform> {
     regions: Vec<Mapped<P>>,
     /// Regions that may still have to be mapped for devices.
     unsettled: usize,
+    /// When regions are tried again that could not be mapped.
+    retry_at: Option<Instant>,
 }
 
 impl<P: Platform> Default for GuestMemory<P> {
@@ -157,7 +165,7 @@ impl<P: Platform> GuestMemory<P> {
     /// A table with no regions.
     #[must_use]
     pub const fn new() -> Self {
-        Self { regions: Vec::new(), unsettled: 0 }
+        Self { regions: Vec::new(), unsettled: 0, retry_at: None }
     }
 
     /// Adds a region. On error the region is dropped, and so unmapped.
@@ -183,7 +191,7 @@ impl<P: Platform> GuestMemory<P> {
         }
         let at = self.regions.partition_point(|other| other.region.guest_address < region.guest_address);
         let window = region.memory.window();
-        self.regions.insert(at, Mapped { reach: Reach::Unasked, region, window });
+        self.regions.insert(at, Mapped { reach: Reach::Unasked, region, window, was_refused: false });
         self.unsettled += 1;
         Ok(())
     }
@@ -205,8 +213,15 @@ impl<P: Platform> GuestMemory<P> {
         Retired { regions: self.regions, job: None }
     }
 
-    /// Begins to map the regions for devices that were not asked for yet.
-    pub fn begin_mapping(&mut self, platform: &P) {
+    /// Begins to map the regions for devices that were not asked for yet, and those whose time has come to be tried again.
+    pub fn begin_mapping(&mut self, platform: &P, now: Instant) {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
+            for mapped in self.regions.iter_mut().filter(|mapped| matches!(mapped.reach, Reach::Refused)) {
+                mapped.reach = Reach::Unasked;
+                self.unsettled += 1;
+            }
+        }
         if self.unsettled == 0 {
             return;
         }
@@ -219,30 +234,48 @@ impl<P: Platform> GuestMemory<P> {
     }
 
     /// Takes over what was mapped. Whether anything was.
-    pub fn poll_mapping(&mut self) -> bool {
+    pub fn poll_mapping(&mut self, now: Instant) -> bool {
         if self.unsettled == 0 {
             return false;
         }
         let before = self.unsettled;
-        for Mapped { reach, region, .. } in &mut self.regions {
+        for Mapped { reach, region, was_refused, .. } in &mut self.regions {
             let Reach::Mapping(job) = reach else { continue };
             match job.take() {
                 None => continue,
-                Some(Ok(mapping)) => *reach = Reach::Mapped(mapping),
+                Some(Ok(mapping)) => {
+                    if core::mem::take(was_refused) {
+                        let (guest_address, len) = (region.guest_address, region.len);
+                        tracing::info!(guest_address, len, "guest memory is mapped for devices at last");
+                    }
+                    *reach = Reach::Mapped(mapping);
+                }
+                // Said once, not each time that it is tried again.
+                Some(Err(_)) if *was_refused => *reach = Reach::Refused,
                 Some(Err(error)) => {
+                    *was_refused = true;
                     tracing::warn!(
                         guest_address = region.guest_address,
                         len = region.len,
                         %error,
-                        "guest memory cannot be mapped for devices: payload there is copied; raise the limit of locked \
-                         memory (ulimit -l)"
+                        "guest memory cannot be mapped for devices: payload there is copied, and it is tried again each second; \
+                         raise the limit of locked memory (ulimit -l)"
                     );
                     *reach = Reach::Refused;
                 }
             }
+            if matches!(reach, Reach::Refused) {
+                self.retry_at = Some(now.after(RETRY));
+            }
             self.unsettled -= 1;
         }
         self.unsettled != before
+    }
+
+    /// When it wants to be polled though nothing told it to.
+    #[must_use]
+    pub const fn wake_at(&self) -> Option<Instant> {
+        self.retry_at
     }
 
     /// Registers what ends when a region is mapped.
