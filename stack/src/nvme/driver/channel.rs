@@ -384,7 +384,8 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
         let mut bounce = None;
         let (mut command, len) = match request.operation {
             Operation::Read | Operation::Write { .. } | Operation::Compare => {
-                let want = transfer_len(limits, lba, piece.len);
+                let writes = matches!(request.operation, Operation::Write { .. });
+                let want = transfer_len(limits, lba, piece.len, writes);
                 let described = describe(
                     &queue.dma,
                     Segments(&request.windows),
@@ -446,7 +447,7 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
                 (range(io::WRITE_ZEROES, len, fua_bit(fua) | deac_bit), len)
             }
             Operation::WriteZeroes { fua, .. } => {
-                let len = u64::from(transfer_len(limits, lba, piece.len));
+                let len = u64::from(transfer_len(limits, lba, piece.len, true));
                 let pointer = all_one_page(queue.zeroes, len, &list());
                 (pointer.on(range(io::WRITE, len, fua_bit(fua))), len)
             }
@@ -679,12 +680,15 @@ impl<P: Platform, X: PciOf<P>> Drop for IoChannel<P, X> {
     }
 }
 
-/// How much of a transfer of `len` bytes at `lba` one command may do.
+/// How much of a transfer of `len` bytes at `lba` one command may do; `writes`: one that changes the content.
 #[inline]
-fn transfer_len(limits: &Limits, lba: u64, len: u64) -> u32 {
+fn transfer_len(limits: &Limits, lba: u64, len: u64, writes: bool) -> u32 {
     let mut len = len.min(u64::from(limits.transfer_max));
     if limits.boundary > 0 {
         let blocks = limits.boundary - lba % limits.boundary;
+        len = len.min(blocks * u64::from(limits.block_size));
+    }
+    if writes && let Some(blocks) = limits.atomic.blocks_left(lba) {
         len = len.min(blocks * u64::from(limits.block_size));
     }
     len as u32

@@ -62,6 +62,8 @@ pub(super) struct Limits {
     pub(super) transfer_max: u32,
     /// Commands do not cross multiples of so many blocks; 0: no boundary.
     pub(super) boundary: u64,
+    /// Writes do not cross these either: what crosses one is not atomic, however short it is (NVM 2.1.4.4).
+    pub(super) atomic: AtomicBoundaries,
     pub(super) sgls: Sgls,
     /// There is a volatile write cache.
     pub(super) volatile_cache: bool,
@@ -75,6 +77,46 @@ pub(super) struct Limits {
     pub(super) compare: bool,
     /// Command Retry Delay Times 1 to 3, in 100 ms.
     pub(super) retry_delays: [u16; 3],
+}
+
+/// Where a namespace's atomic boundaries lie: in normal operation (NABSN) and over a power failure (NABSPF), each so many
+/// blocks from the last, the first of both at one offset (NABO).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct AtomicBoundaries {
+    /// Blocks; 0: none.
+    sizes: [u64; 2],
+    offset: u64,
+}
+
+impl AtomicBoundaries {
+    fn new(identified: &IdentifyNamespace) -> Self {
+        if identified.nsfeat & IdentifyNamespace::NSFEAT_ATOMIC == 0 {
+            return Self { sizes: [0; 2], offset: 0 };
+        }
+        // 0 stands for no boundary, every other value for one block more.
+        let size = |field: u16| if field == 0 { 0 } else { u64::from(field) + 1 };
+        Self { sizes: [size(identified.nabsn), size(identified.nabspf)], offset: u64::from(identified.nabo) }
+    }
+
+    /// Blocks from `lba` to the next boundary; `None` where there is none.
+    #[inline]
+    pub(super) fn blocks_left(&self, lba: u64) -> Option<u64> {
+        if self.sizes == [0; 2] {
+            return None;
+        }
+        let left = |size: u64| {
+            // Boundaries lie before the first one too, where that is not the namespace's first block.
+            let into = (lba + size - self.offset % size) % size;
+            size - into
+        };
+        self.sizes.into_iter().filter(|size| *size > 0).map(left).min()
+    }
+
+    /// Whether units of so many blocks never lie across one.
+    fn keep_whole(&self, blocks: u32) -> bool {
+        let is_whole = |size: u64| size.is_multiple_of(blocks.into());
+        self.offset.is_multiple_of(blocks.into()) && self.sizes.into_iter().all(is_whole)
+    }
 }
 
 /// Printable ASCII without the padding; what is not printable shows as a question mark.
@@ -142,6 +184,7 @@ impl ControllerInfo {
             block_shift: 0,
             transfer_max,
             boundary: 0,
+            atomic: AtomicBoundaries::default(),
             sgls: match sgls & 3 {
                 IdentifyController::SGLS_ANY_ALIGNMENT => Sgls::Any,
                 IdentifyController::SGLS_DWORD_ALIGNMENT => Sgls::Dword,
@@ -281,6 +324,7 @@ impl Namespace {
             block_size,
             block_shift: block_size.ilog2(),
             boundary: u64::from(identified.noiob),
+            atomic: AtomicBoundaries::new(identified),
             ..controller.limits
         };
         let zeroes_blocks = controller.write_zeroes_bytes / u64::from(block_size);
@@ -344,12 +388,11 @@ impl Namespace {
 fn physical_block_size(identified: &IdentifyNamespace, block_size: u32, controller: &ControllerInfo) -> u32 {
     let own = identified.nsfeat & IdentifyNamespace::NSFEAT_ATOMIC != 0;
     let atomic = if own { u32::from(identified.nawupf) + 1 } else { controller.atomic_blocks };
-    let aligned = !own || identified.nabo == 0;
     let preferred = identified.nsfeat & IdentifyNamespace::NSFEAT_PREFERRED != 0;
     let granularity = if preferred { u32::from(identified.npwg) + 1 } else { atomic };
-    let blocks = if aligned { atomic.min(granularity) } else { 1 };
-    let bytes = (u64::from(blocks) * u64::from(block_size)).min(PHYSICAL_BLOCK_MAX);
-    1 << bytes.ilog2()
+    let bytes = (u64::from(atomic.min(granularity)) * u64::from(block_size)).min(PHYSICAL_BLOCK_MAX);
+    let whole = 1 << bytes.ilog2();
+    if AtomicBoundaries::new(identified).keep_whole(whole / block_size) { whole } else { block_size }
 }
 
 fn unique_id(identified: &IdentifyNamespace) -> Option<[u8; 16]> {
@@ -450,5 +493,33 @@ mod tests {
         let own = IdentifyNamespace { nsfeat: IdentifyNamespace::NSFEAT_ATOMIC, nawupf: 1, ..namespace() };
         assert_eq!(of(own, 7), 1024);
         assert_eq!(of(IdentifyNamespace { nabo: 1, ..own }, 7), 512);
+        assert_eq!(of(IdentifyNamespace { nabsn: 7, nabspf: 3, ..own }, 7), 1024);
+        assert_eq!(
+            of(IdentifyNamespace { nabsn: 7, nabspf: 2, ..own }, 7),
+            512,
+            "three blocks hold no two twos"
+        );
+    }
+
+    #[test]
+    fn writes_end_at_the_nearer_atomic_boundary() {
+        let boundaries = |nabsn, nabspf, nabo| {
+            let nsfeat = IdentifyNamespace::NSFEAT_ATOMIC;
+            AtomicBoundaries::new(&IdentifyNamespace { nsfeat, nabsn, nabspf, nabo, ..namespace() })
+        };
+        let left = |boundaries: AtomicBoundaries, lba| boundaries.blocks_left(lba).unwrap_or(0);
+        for (lba, blocks) in [(0, 2), (1, 1), (2, 4), (5, 1), (6, 4), (1 << 40, 2)] {
+            assert_eq!(left(boundaries(7, 3, 2), lba), blocks, "at {lba}");
+        }
+        assert_eq!(left(boundaries(7, 0, 2), 2), 8);
+        assert_eq!(left(boundaries(0, 0, 0), 2), 0, "none");
+        // What does not fit together is harmless: a boundary is a block ahead at least.
+        assert_eq!(left(boundaries(1, 0, u16::MAX), 0), 1);
+        let uncounted = IdentifyNamespace { nabsn: 7, ..namespace() };
+        assert_eq!(
+            AtomicBoundaries::new(&uncounted).blocks_left(0),
+            None,
+            "NSFEAT does not say that it counts"
+        );
     }
 }
