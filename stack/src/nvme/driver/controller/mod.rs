@@ -154,6 +154,9 @@ struct Remote<P: Platform, X: PciOf<P>> {
     to: P::Sender<ToChannel<P, X>>,
     /// Its queue, once it has one.
     queue: Option<u16>,
+    /// How often its queue's memory could not be mapped, and when that is tried again.
+    refusals: u8,
+    retry_at: Instant,
     stage: Stage<P, X>,
 }
 
@@ -393,8 +396,13 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
             // Without an interrupt the admin queue is looked at as often as registers.
             Phase::Introduction | Phase::Running if self.notifier.is_none() => Some(now.after(REGISTER_LOOK)),
             Phase::Introduction => Some(now.after(STATUS_LOOK)),
-            Phase::Running if self.events_owed > 0 => Some(self.look_at.min(self.events_at)),
-            Phase::Running => Some(self.look_at),
+            Phase::Running => {
+                let events = (self.events_owed > 0).then_some(self.events_at);
+                let retries =
+                    self.remotes.iter().filter(|remote| remote.refusals > 0 && remote.queue.is_none());
+                let times = retries.map(|remote| remote.retry_at).chain(events);
+                Some(times.fold(self.look_at, Instant::min))
+            }
             _ => None,
         }
     }

@@ -12,7 +12,13 @@ use super::super::{PciOf, RegistersOf};
 use super::{Controller, Phase, QueueSlot, Remote, Stage};
 use crate::nvme::bits::{Command, PAGE, doorbell};
 use alloc::boxed::Box;
+use core::time::Duration;
 use runtime::{Instant, Job, Platform, Sender, Window};
+
+/// When memory for a queue that could not be mapped is tried again, and how often before its channel fails: what stands in
+/// the way (the limit of locked memory) may go with whoever locked it, and requests wait meanwhile.
+const MAP_RETRY: Duration = Duration::from_millis(100);
+const MAP_TRIES: u8 = 50;
 
 impl<P: Platform, X: PciOf<P>> Controller<P, X> {
     /// The slot of queue `index + 1`, made with those before it where it is not there.
@@ -37,6 +43,8 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
                         nsid,
                         to,
                         queue: None,
+                        refusals: 0,
+                        retry_at: Instant(0),
                         stage: Stage::Unassigned,
                     });
                 }
@@ -87,7 +95,8 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
     pub(super) fn create_queues(&mut self, now: Instant) -> bool {
         let mut worked = false;
         for at in 0..self.remotes.len() {
-            if matches!(self.remotes[at].stage, Stage::Unassigned) && self.frees_a_queue() {
+            let unassigned = matches!(self.remotes[at].stage, Stage::Unassigned);
+            if unassigned && (now < self.remotes[at].retry_at || self.frees_a_queue()) {
                 continue;
             }
             match &mut self.remotes[at].stage {
@@ -101,10 +110,20 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
                 Stage::Mapping(job) => match job.take() {
                     None => {}
                     Some(Err(why)) => {
-                        let queue = self.remotes[at].queue.expect("memory is mapped for a queue");
-                        self.refuse_channel(queue, why);
+                        let remote = &mut self.remotes[at];
+                        let queue = remote.queue.take().expect("memory is mapped for a queue");
                         self.queues[usize::from(queue) - 1].taken = false;
-                        return true;
+                        if remote.refusals == MAP_TRIES {
+                            self.remotes.swap_remove(at).tell(ToChannel::Fail(why));
+                            return true;
+                        }
+                        if remote.refusals == 0 {
+                            tracing::warn!(address = %self.address, queue, %why, "a channel waits for its queue");
+                        }
+                        remote.refusals += 1;
+                        remote.retry_at = now.after(MAP_RETRY);
+                        remote.stage = Stage::Unassigned;
+                        worked = true;
                     }
                     Some(Ok(memory)) => {
                         worked = true;
