@@ -166,7 +166,7 @@ impl World {
             self.fail("memory", format!("object {object} was let go while it was mapped for functions"));
         }
         if let Some((guest, address)) = self.memory.watcher(mapped.object, at)
-            && !self.faults.struck().iter().any(|fault| fault.kind.betrays())
+            && !self.faults.struck().iter().any(crate::faults::Fault::betrays)
             && let Err(what) = world::observe(guest, Agent::Disk, address, len, store)
         {
             self.fail("buffers", what);

@@ -158,13 +158,6 @@ impl FaultKind {
     pub fn touches_drives(self) -> bool {
         self.is_of_drive() || self == Self::NoMappings
     }
-
-    /// Whether what a drive brings, and when it touches memory, cannot be judged any more once it has struck: the drive
-    /// says that it is another one, or ends a command before it has done it.
-    #[must_use]
-    pub fn betrays(self) -> bool {
-        matches!(self, Self::NvmeLie | Self::NvmeBadCompletion)
-    }
 }
 
 /// One fault that struck or shall strike.
@@ -177,6 +170,43 @@ pub struct Fault {
     pub opportunity: u64,
     /// Its parameter.
     pub parameter: u64,
+}
+
+/// How a completion queue entry may be wrong: bits 2:0 of the parameter of [`FaultKind::NvmeBadCompletion`].
+pub mod bad_completion {
+    /// The entry comes twice.
+    pub const TWICE: u64 = 0;
+    /// It names a drawn command.
+    pub const COMMAND: u64 = 1;
+    /// It names a drawn queue.
+    pub const QUEUE: u64 = 2;
+    /// It names a drawn head of the submission queue.
+    pub const HEAD: u64 = 3;
+    /// It has a drawn status.
+    pub const STATUS: u64 = 4;
+    /// It has a drawn result.
+    pub const RESULT: u64 = 5;
+    /// Its phase tag is the old one.
+    pub const PHASE: u64 = 6;
+    /// It never comes.
+    pub const MISSING: u64 = 7;
+    /// The bits.
+    pub const MASK: u64 = 7;
+}
+
+impl Fault {
+    /// Whether what a drive brings, and when it touches memory, cannot be judged any more once it has struck: the drive
+    /// says that it is another one, or ends a command before it has done it. (An entry that comes twice, names another
+    /// queue or never comes, a driver must see through.)
+    #[must_use]
+    pub const fn betrays(&self) -> bool {
+        use bad_completion::{COMMAND, MASK, RESULT, STATUS};
+        match self.kind {
+            FaultKind::NvmeLie => true,
+            FaultKind::NvmeBadCompletion => matches!(self.parameter & MASK, COMMAND | STATUS | RESULT),
+            _ => false,
+        }
+    }
 }
 
 /// How often a kind strikes in a drawn run.

@@ -29,6 +29,8 @@ const STREAM_IN_BAND: u64 = 43_000;
 const STREAM_IMAGES: u64 = 45_000;
 /// Number of the first of the streams that drives are drawn from, one a guest.
 const STREAM_DRIVES: u64 = 44_000;
+/// Number of the first of the streams that the block sizes of drives are drawn from, one a guest.
+const STREAM_BLOCKS: u64 = 46_000;
 /// Largest CAP.TO of a drive, in 500 ms: what never gets ready is found out in a time that a run can spend.
 const READY_TIMEOUT_MAX: u8 = 4;
 /// Longest ordinary time for a drive to get ready, in nanoseconds.
@@ -418,6 +420,13 @@ impl GuestPlan {
         matches!(self.bdev, BdevKind::Uring | BdevKind::Aio)
     }
 
+    /// Sectors of a block of its disk.
+    #[must_use]
+    pub fn block_sectors(&self) -> u32 {
+        let namespace = self.drive.as_ref().and_then(|drive| drive.namespaces.first());
+        namespace.map_or(1, |namespace| namespace.block_size / 512)
+    }
+
     fn check(&self) -> Result<(), String> {
         if self.bdev == BdevKind::Nvme && self.drive.is_none() {
             return Err("drive is missing: a guest on an NVMe bdev has one".into());
@@ -482,9 +491,9 @@ fn draw_in_band(scenario: &Scenario, rng: &mut Rng) -> u32 {
     if toss(scenario.guest.in_band, rng) { of_256 } else { 0 }
 }
 
-/// Draws a drive with a namespace of so many sectors, and perhaps another.
-fn draw_drive(scenario: &Scenario, sectors: u64, rng: &mut Rng) -> Profile {
-    let mut namespaces = vec![NamespaceProfile::plain(sectors, 512)];
+/// Draws a drive with a namespace of so many sectors, in blocks of `block_sectors`, and perhaps another.
+fn draw_drive(scenario: &Scenario, sectors: u64, block_sectors: u64, rng: &mut Rng) -> Profile {
+    let mut namespaces = vec![NamespaceProfile::plain(sectors / block_sectors, 512 * block_sectors as u32)];
     if rng.chance(1, 3) {
         namespaces.push(NamespaceProfile::plain(rng.between(8, 64), 4096));
     }
@@ -510,7 +519,7 @@ fn draw_drives(scenario: &Scenario, seed: u64) -> DrivesPlan {
         aborts: toss(drive.aborts, rng),
         resets: draw(&drive.resets, rng),
         swaps: draw(&drive.swaps, rng),
-        spare: draw_drive(scenario, 64, rng),
+        spare: draw_drive(scenario, 64, 1, rng),
     }
 }
 
@@ -529,12 +538,15 @@ fn draw_guest(
     // Queues of one device usually have one size, which a driver may lower for each.
     let ring_sizes =
         (0..queues).map(|_| if rng.chance(1, 4) { (ring_size / 2).max(8) } else { ring_size }).collect();
-    let sectors = draw(&guest.sectors, rng);
+    // A third of the drives have blocks of 4096 bytes.
+    let large = bdev == BdevKind::Nvme && Rng::new(seed, STREAM_BLOCKS + number).chance(1, 3);
+    let block_sectors = if large { 8 } else { 1 };
+    let sectors = draw(&guest.sectors, rng).next_multiple_of(block_sectors);
     let mix = guest.mix;
     let workload = Workload {
         requests: draw(&guest.requests, rng),
         depth: draw(&guest.depth, rng) as u16,
-        sectors_max: draw(&guest.request_sectors, rng) as u32,
+        sectors_max: draw(&guest.request_sectors, rng).next_multiple_of(block_sectors) as u32,
         mix: Mix {
             read: mix.read,
             write: mix.write,
@@ -555,7 +567,7 @@ fn draw_guest(
     GuestPlan {
         bdev,
         sectors,
-        sectors_max: sectors + grows,
+        sectors_max: (sectors + grows).next_multiple_of(block_sectors),
         queues,
         ring_sizes,
         workload,
@@ -570,8 +582,9 @@ fn draw_guest(
         flush: !rng.chance(1, 8),
         firmware_requests,
         manners: pick(&guest.front_end, rng),
-        drive: (bdev == BdevKind::Nvme)
-            .then(|| draw_drive(scenario, sectors, &mut Rng::new(seed, STREAM_DRIVES + number))),
+        drive: (bdev == BdevKind::Nvme).then(|| {
+            draw_drive(scenario, sectors, block_sectors, &mut Rng::new(seed, STREAM_DRIVES + number))
+        }),
         requests: None,
     }
 }

@@ -63,7 +63,7 @@ impl Eye {
     fn look_at_drive(&self) {
         let Some((drive, seen)) = &self.drive else { return };
         let (removals, betrayed) = world::with(|world| {
-            let betrayed = world.faults().struck().iter().any(|fault| fault.kind.betrays());
+            let betrayed = world.faults().struck().iter().any(crate::faults::Fault::betrays);
             (world.nvme(*drive).counts.removals, betrayed)
         });
         let device = &mut self.record.borrow_mut().devices[self.device];

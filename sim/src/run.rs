@@ -64,6 +64,7 @@ fn run_created(plan: &Plan, script: Option<&[Fault]>) -> Outcome {
         world::with(|world| world.fail("simulator", text));
     } else if end.is_ok_and(|end| end == End::Finished) {
         check_memory_of_devices();
+        check_boundaries_of_drives();
         if script.is_none() {
             check_coverage(plan, &guests);
         }
@@ -91,10 +92,15 @@ fn run_created(plan: &Plan, script: Option<&[Fault]>) -> Outcome {
 }
 
 /// What was checked how often: by the checkers, and by the IOMMU.
-fn all_checks(plan: &Plan, world: &World, record: &Record) -> BTreeMap<&'static str, u64> {
+fn all_checks(plan: &Plan, world: &mut World, record: &Record) -> BTreeMap<&'static str, u64> {
     let mut checks = record.checks();
     if plan.drives.is_some() {
         checks.insert("iommu", world.device_accesses());
+        checks.insert("boundaries", world.nvme_total(|counts| counts.commands));
+        // Once a fault of a drive has struck, the driver may do what it has to.
+        if !world.faults().struck().iter().any(|fault| fault.kind.touches_drives()) {
+            checks.insert("ladder", world.nvme_total(|counts| counts.commands));
+        }
     }
     checks
 }
@@ -104,10 +110,21 @@ fn all_checks(plan: &Plan, world: &World, record: &Record) -> BTreeMap<&'static 
 fn check_memory_of_devices() {
     world::with(|world| {
         let refused = world.refused_accesses();
-        let betrayed = world.faults().struck().iter().any(|fault| fault.kind.betrays());
+        let betrayed = world.faults().struck().iter().any(crate::faults::Fault::betrays);
         if refused > 0 && !betrayed {
             world
                 .fail("iommu", format!("{refused} accesses of drives to memory that is not mapped for them"));
+        }
+    });
+}
+
+/// No command lies across a boundary of its namespace, unless the drive said another one.
+fn check_boundaries_of_drives() {
+    world::with(|world| {
+        let crossed = world.nvme_total(|counts| counts.crossed);
+        let betrayed = world.faults().struck().iter().any(crate::faults::Fault::betrays);
+        if crossed > 0 && !betrayed {
+            world.fail("boundaries", format!("{crossed} transfers across a boundary of their namespaces"));
         }
     });
 }
@@ -203,6 +220,7 @@ fn build(
             workload: guest.workload,
             offer: Offer {
                 capacity: guest.sectors,
+                block_sectors: guest.block_sectors(),
                 flush: false,
                 discard: false,
                 write_zeroes: false,
@@ -324,6 +342,7 @@ fn build_neighbours(machine: u32, plan: &Plan, operator: &mut Operator) -> Vec<R
         };
         let offer = Offer {
             capacity: hostile::SECTORS,
+            block_sectors: 1,
             flush: false,
             discard: false,
             write_zeroes: false,

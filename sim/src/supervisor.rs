@@ -521,9 +521,10 @@ impl Supervisor {
         let guest = &mut self.guests[at];
         let Some(disk) = guest.disk else { return };
         let now = world::with(|world| world.disk_content(disk).len() as u64 / 512);
-        let then = (now + sectors).min(guest.plan.sectors_max);
+        let block = u64::from(guest.plan.block_sectors());
+        let then = (now + sectors).min(guest.plan.sectors_max) / block * block;
         if let Some(drive) = guest.drive {
-            world::with(|world| world.change_namespace(drive, 1, then, true));
+            world::with(|world| world.change_namespace(drive, 1, then / block, true));
             tell(|| format!("guest {at}: the namespace grows from {now} to {then} sectors"));
             return;
         }
@@ -711,7 +712,7 @@ impl Supervisor {
 
     /// Where drives lied, what they say of themselves is asked for once more.
     fn reset_liars(&self) {
-        if !world::with(|world| world.faults().struck().iter().any(|fault| fault.kind.betrays())) {
+        if !world::with(|world| world.faults().struck().iter().any(crate::faults::Fault::betrays)) {
             return;
         }
         for at in (0..self.guests.len()).filter(|at| self.guests[*at].drive.is_some()) {

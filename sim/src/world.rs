@@ -6,6 +6,7 @@
 //!
 //! What is drawn comes from [`crate::rng`]'s streams, one a subject.
 
+use crate::check::ladder;
 use crate::coverage::Coverage;
 use crate::faults::Faults;
 use crate::files::Storage;
@@ -469,6 +470,9 @@ impl World {
     pub(crate) fn reach(&mut self, point: Reached) {
         if !self.is_fenced() {
             self.coverage.reach(point, self.faults.struck());
+            if let Err(what) = ladder::judge(point, self.faults.struck()) {
+                self.fail("ladder", what);
+            }
         }
     }
 

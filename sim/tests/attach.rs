@@ -1,5 +1,5 @@
-//! NVMe drives as a part of the target: attached, asked, reset, detached and refused, by call. (That they are back after
-//! each death of the target is held against what was acknowledged in every scenario of `scenarios/nvme`.)
+//! NVMe drives as a part of the target: attached, asked, reset, detached and refused, by call, and back after a death. (That
+//! they are back with all that was acknowledged after deaths at any store is held in every scenario of `scenarios/nvme`.)
 
 mod common;
 
@@ -10,6 +10,7 @@ use sim::faults::Faults;
 use sim::nvme::{NamespaceProfile, Profile};
 use sim::pci::{Device, Shape};
 use sim::process;
+use sim::scheduler;
 use sim::world::{self, Step, Temper, World};
 
 const DRIVE: &str = "0000:3b:00.0";
@@ -35,10 +36,14 @@ fn address(text: &str) -> PciAddress {
 
 /// A machine with a drive of two namespaces, a function that is no drive, and the target.
 fn machine() -> u32 {
+    machine_with(vec![NamespaceProfile::plain(2048, 512), NamespaceProfile::plain(64, 4096)])
+}
+
+/// The same with these namespaces.
+fn machine_with(namespaces: Vec<NamespaceProfile>) -> u32 {
     world::create(7, Temper::default(), Faults::none(7));
     world::with(|world| {
         let machine = world.machine();
-        let namespaces = vec![NamespaceProfile::plain(2048, 512), NamespaceProfile::plain(64, 4096)];
         world.plug_nvme(machine, address(DRIVE), Profile::plain(namespaces));
         let shape = Shape { ids: (1, 2), class: 0x02_00_00, registers_len: 16 << 10, vectors: 0, wide: true };
         world.plug(machine, address("0000:02:00.0"), shape, |_| Box::new(Nothing));
@@ -154,5 +159,54 @@ fn what_cannot_be_attached_is_refused_with_its_reason_and_leaves_nothing() {
     assert_eq!(answers[8], Ok(json!(true)));
     let there = answers[13].as_ref().expect("a list");
     assert_eq!((there.as_array().map(Vec::len), &there[0]["name"]), (Some(1), &json!("Nvme0")));
+    world::clear();
+}
+
+#[test]
+fn formats_that_cannot_be_used_are_refused_with_their_reason() {
+    let plain = NamespaceProfile::plain(2048, 512);
+    let refused = [
+        (NamespaceProfile { metadata: 8, ..plain }, "has 8 bytes of metadata a block"),
+        (NamespaceProfile { protection: 1, ..plain }, "protection information of type 1"),
+        (NamespaceProfile { block_size: 1024, ..plain }, "its blocks have 2^10 bytes"),
+    ];
+    for (namespace, words) in refused {
+        let machine = machine_with(vec![namespace]);
+        let nothing = [attach("Nvme0", DRIVE), ("bdev_nvme_get_controllers", json!({}))];
+        let answers = call(machine, &nothing);
+        let (code, message) = answers[0].clone().expect_err(words);
+        let says = [DRIVE, "no namespace", words].iter().all(|words| message.contains(words));
+        assert!(code == -95 && says, "{code} {message}");
+        assert_eq!(answers[1], Ok(json!([])), "it leaves nothing behind");
+        world::clear();
+    }
+    // Beside one that can be used, it is left out, and whoever asks for it hears why.
+    let machine = machine_with(vec![NamespaceProfile { metadata: 8, ..plain }, plain]);
+    let vhost = ("vhost_create_blk_controller", json!({"ctrlr": "c", "dev_name": "Nvme0n1"}));
+    let answers = call(machine, &[attach("Nvme0", DRIVE), vhost]);
+    assert_eq!(answers[0], Ok(json!(["Nvme0n2"])));
+    let (_, message) = answers[1].clone().expect_err("a namespace with metadata");
+    assert!(message.contains("has 8 bytes of metadata a block"), "{message}");
+    world::clear();
+}
+
+#[test]
+fn a_drive_is_back_after_a_death_without_a_call() {
+    let machine = machine();
+    let answers = call(machine, &[attach("Nvme0", DRIVE)]);
+    assert_eq!(answers[0], Ok(json!(["Nvme0n1", "Nvme0n2"])));
+    scheduler::kill(0);
+    world::with(|world| {
+        world.resume();
+        world.spawn(machine, &process::target(), 2, None);
+    });
+    let answers = call(machine, &[("bdev_get_bdevs", json!({})), ("bdev_nvme_get_controllers", json!({}))]);
+    let named = |answer: &Result<Value, _>| -> Vec<String> {
+        let list = answer.as_ref().expect("a list").as_array().expect("a list").clone();
+        list.iter().map(|one| one["name"].as_str().expect("a name").to_owned()).collect()
+    };
+    assert_eq!(named(&answers[0]), ["Nvme0n1", "Nvme0n2"]);
+    assert_eq!(named(&answers[1]), ["Nvme0"]);
+    assert_eq!(answers[1].as_ref().expect("a list")[0]["ctrlrs"][0]["state"], "enabled");
     world::clear();
 }

@@ -18,13 +18,16 @@
 //! | [`dirty_log`] | what a live migration would leave behind |
 //! | [`state`] | every acknowledged configuration change is in force after a restart, no half of one |
 //! | `iommu` (`run`) | no drive is let to touch memory that is not mapped for it |
+//! | `boundaries` (`run`) | no command lies across a boundary of its namespace |
 //! | `zero copy` (`supervisor`) | plain reads from a drive are not copied |
+//! | [`ladder`] | a driver mends nothing about a drive that is well |
 
 pub mod buffers;
 pub mod dirty_log;
 pub mod durability;
 pub mod exactly_once;
 pub mod history;
+pub mod ladder;
 pub mod leaks;
 pub mod observation;
 pub mod progress;
@@ -40,7 +43,7 @@ use runtime::Instant;
 use std::collections::BTreeMap;
 
 /// Names of the checkers, as reports and replay files spell them.
-pub const NAMES: [&str; 12] = [
+pub const NAMES: [&str; 14] = [
     "exactly_once",
     "virtqueue",
     "reads",
@@ -53,6 +56,8 @@ pub const NAMES: [&str; 12] = [
     "state",
     "iommu",
     "zero copy",
+    "ladder",
+    "boundaries",
 ];
 
 /// Names under which the requests are counted that a life of the target left to the next one, in split and in packed rings.

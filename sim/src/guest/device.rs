@@ -135,13 +135,14 @@ impl Device {
         if self.load_held {
             self.firmware_left -= 1;
             let sector = rng.below(self.offer.capacity);
-            return Self::plain_read(sector, 1);
+            let block = u64::from(self.offer.block_sectors);
+            return self.plain_read(sector / block * block, self.offer.block_sectors);
         }
         if let Some(sector) = self.pass {
             let sectors = u64::from(self.workload.sectors_max).min(self.offer.capacity - sector);
             let next = sector + sectors;
             self.pass = (next < self.offer.capacity).then_some(next);
-            return Self::plain_read(sector, sectors as u32);
+            return self.plain_read(sector, sectors as u32);
         }
         self.left -= 1;
         // Drawn even where it is listed: the list of everything that was drawn is the very same run.
@@ -156,9 +157,9 @@ impl Device {
         ask
     }
 
-    fn plain_read(sector: u64, sectors: u32) -> Ask {
-        let (kind, style) = (Kind::Read, LayoutStyle::Plain);
-        Ask { kind, sector, sectors, version: 0, unmap: false, style, of_load: false }
+    fn plain_read(&self, sector: u64, sectors: u32) -> Ask {
+        let (kind, style, block_sectors) = (Kind::Read, LayoutStyle::Plain, self.offer.block_sectors);
+        Ask { kind, sector, sectors, block_sectors, version: 0, unmap: false, style, of_load: false }
     }
 
     /// The next request's id.

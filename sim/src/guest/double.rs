@@ -353,7 +353,14 @@ pub(super) fn run(seed: u64, plant: Plant) -> (Option<Violation>, u64, DeviceChe
     let memory = Memory { regions };
     let bell = || Bell(Arc::new(AtomicBool::new(false)));
     let (kick, call) = (bell(), bell());
-    let offer = Offer { capacity: SECTORS, flush: true, discard: true, write_zeroes: true, read_only: false };
+    let offer = Offer {
+        capacity: SECTORS,
+        block_sectors: 1,
+        flush: true,
+        discard: true,
+        write_zeroes: true,
+        read_only: false,
+    };
     let mut device = Device::new(0, workload, offer);
     device.features = RingFeatures { packed: false, event_idx: rng.chance(1, 2), indirect: rng.chance(1, 2) };
     device.allow(REQUESTS);

@@ -80,6 +80,8 @@ pub struct Ask {
     pub sector: u64,
     /// Sectors.
     pub sectors: u32,
+    /// Sectors of a block of the disk.
+    pub block_sectors: u32,
     /// The stamp of a content-changing request, 0 otherwise.
     pub version: u32,
     /// The unmap flag of WRITE_ZEROES.
@@ -141,6 +143,7 @@ impl Slot {
                 kind: Kind::Flush,
                 sector: 0,
                 sectors: 0,
+                block_sectors: 1,
                 version: 0,
                 unmap: false,
                 style: LayoutStyle::Plain,
@@ -239,7 +242,7 @@ impl Slot {
 
     /// Writes the readable bytes into the private copy.
     fn compose(&mut self, disk: u16) {
-        let Ask { kind, sector, sectors, version, unmap, .. } = self.ask;
+        let Ask { kind, sector, sectors, block_sectors, version, unmap, .. } = self.ask;
         let out = &mut self.readable;
         out.clear();
         out.extend_from_slice(&type_of(kind).to_le_bytes());
@@ -258,8 +261,9 @@ impl Slot {
             }
             Kind::Discard | Kind::WriteZeroes => {
                 // In one segment or in several, without a draw: the versions go up by one.
-                let segments = (1 + version % SEGMENTS_MAX).min(sectors.max(1));
-                let first_of = |segment: u32| sectors * segment / segments;
+                let blocks = sectors / block_sectors;
+                let segments = (1 + version % SEGMENTS_MAX).min(blocks.max(1));
+                let first_of = |segment: u32| blocks * segment / segments * block_sectors;
                 for segment in 0..segments {
                     let (first, end) = (first_of(segment), first_of(segment + 1));
                     out.extend_from_slice(&(sector + u64::from(first)).to_le_bytes());

@@ -50,6 +50,8 @@ pub struct Mix {
 pub struct Offer {
     /// Sectors of the disk.
     pub capacity: u64,
+    /// Sectors of one of its blocks, which requests keep to.
+    pub block_sectors: u32,
     /// VIRTIO_BLK_F_FLUSH was negotiated.
     pub flush: bool,
     /// VIRTIO_BLK_F_DISCARD was negotiated.
@@ -74,11 +76,14 @@ impl Workload {
         let (sector, sectors) = match kind {
             Kind::Flush | Kind::GetId => (0, 0),
             Kind::Read | Kind::Write | Kind::Discard | Kind::WriteZeroes => {
-                let sectors = 1 + rng.below(u64::from(self.sectors_max).min(offer.capacity)) as u32;
-                (rng.below(offer.capacity - u64::from(sectors) + 1), sectors)
+                let block = u64::from(offer.block_sectors);
+                let blocks = 1 + rng.below(u64::from(self.sectors_max).min(offer.capacity) / block);
+                let first = rng.below(offer.capacity / block - blocks + 1);
+                (first * block, (blocks * block) as u32)
             }
         };
-        Ask { kind, sector, sectors, version: 0, unmap: rng.chance(1, 2), style, of_load: true }
+        let (unmap, block_sectors) = (rng.chance(1, 2), offer.block_sectors);
+        Ask { kind, sector, sectors, block_sectors, version: 0, unmap, style, of_load: true }
     }
 
     fn draw_kind(&self, offer: &Offer, rng: &mut Rng) -> Kind {

@@ -83,13 +83,18 @@ impl Controller {
             dlfeat: if profile.deallocated_is_zero { 1 } else { 0 },
             nawun: own.map_or(0, |own| own.max(self.profile.atomic) - 1),
             nawupf: own.map_or(0, |own| own - 1),
+            nabsn: own.map_or(0, |_| profile.atomic_boundary.saturating_sub(1)),
+            nabspf: own.map_or(0, |_| profile.atomic_boundary.saturating_sub(1)),
+            nabo: own.map_or(0, |_| profile.atomic_offset),
             noiob: profile.boundary,
+            dps: profile.protection as u8,
             nsattr: if profile.read_only { IdentifyNamespace::NSATTR_WRITE_PROTECTED } else { 0 },
             nguid: unique(self.drive, nsid),
             eui64: unique(self.drive, nsid),
             ..IdentifyNamespace::default()
         };
-        described.lbaf[0] = LbaFormat::default().with_lbads(profile.block_size.ilog2()).0;
+        described.lbaf[0] =
+            LbaFormat::default().with_lbads(profile.block_size.ilog2()).with_ms(profile.metadata.into()).0;
         described
     }
 

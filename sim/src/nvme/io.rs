@@ -158,6 +158,12 @@ impl Controller {
             io::DATASET_MANAGEMENT => u64::from((command.cdw10[0] & 0xff) + 1) * DsmRange::LEN as u64,
             _ => 0,
         };
+        let (blocks, is_write) = (u64::from(command.blocks()), command.opcode == io::WRITE);
+        if matches!(command.opcode, io::READ | io::WRITE | io::COMPARE)
+            && namespace.profile.crosses(command.slba(), blocks, is_write)
+        {
+            world.nvme_counts(self.drive).crossed += 1;
+        }
         if profile.mdts > 0 && len > PAGE << profile.mdts {
             return Err(refused);
         }
@@ -379,7 +385,9 @@ impl Controller {
         }
         // Within the atomic unit a power failure leaves all or nothing of it; beyond, any of its blocks.
         let unit = namespace.profile.atomic_power_fail.unwrap_or(self.profile.atomic_power_fail);
-        let whole = data.len() as u64 <= u64::from(unit) * block;
+        let blocks = u64::from(flight.command.blocks());
+        let crosses = namespace.profile.crosses(flight.command.slba(), blocks, true);
+        let whole = data.len() as u64 <= u64::from(unit) * block && !crosses;
         let durable = flight.command.cdw10[2] & Command::FUA != 0 || !self.cache;
         let unit = if whole { u64::MAX } else { block };
         world.trace.add(Record::Disk, at, part.len() as u64);

@@ -74,6 +74,8 @@ pub struct Counts {
     pub resets: (u64, u64),
     /// Times that it was pulled out.
     pub removals: u64,
+    /// Transfers that lay across a boundary which the driver was told of.
+    pub crossed: u64,
     /// Writes that took effect after the process that had sent them was dead.
     pub late_writes: u64,
 }
@@ -169,6 +171,11 @@ impl World {
             (namespace.disk, blocks * u64::from(namespace.profile.block_size), *function);
         self.resize_disk(disk, len);
         self.wake_function(function);
+    }
+
+    /// One of the counts, of all drives together.
+    pub(crate) fn nvme_total(&self, of: impl Fn(&Counts) -> u64) -> u64 {
+        self.drives.iter().map(|drive| of(&drive.counts)).sum()
     }
 
     pub(crate) fn nvme_counts(&mut self, drive: u32) -> &mut Counts {

@@ -43,10 +43,29 @@ pub struct NamespaceProfile {
     /// Atomic unit at a power failure in blocks, if it is the namespace's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub atomic_power_fail: Option<u16>,
+    /// Blocks from one atomic boundary to the next, in normal operation and over a power failure; 0 none. It counts only
+    /// where the atomic unit is the namespace's own.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub atomic_boundary: u16,
+    /// Where the first one lies, in blocks.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub atomic_offset: u16,
+    /// Bytes of metadata that each block has.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub metadata: u16,
+    /// Type of its protection information; 0 none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub protection: u16,
     /// What was deallocated reads as zeroes; otherwise it stays as it was.
     pub deallocated_is_zero: bool,
     /// Write protected.
     pub read_only: bool,
+}
+
+/// What most namespaces have none of, and their descriptions leave out.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+const fn is_zero(number: &u16) -> bool {
+    *number == 0
 }
 
 impl NamespaceProfile {
@@ -58,9 +77,22 @@ impl NamespaceProfile {
             block_size,
             boundary: 0,
             atomic_power_fail: None,
+            atomic_boundary: 0,
+            atomic_offset: 0,
+            metadata: 0,
+            protection: 0,
             deallocated_is_zero: true,
             read_only: false,
         }
+    }
+
+    /// Whether `blocks` from `first` on lie across one of its atomic boundaries, or across its optimal one.
+    pub(super) fn crosses(&self, first: u64, blocks: u64, writes: bool) -> bool {
+        let across = |size: u16, offset: u16| {
+            let (size, offset) = (u64::from(size), u64::from(offset));
+            size > 0 && (first + size - offset) / size != (first + blocks - 1 + size - offset) / size
+        };
+        across(self.boundary, 0) || writes && across(self.atomic_boundary, self.atomic_offset)
     }
 }
 
@@ -200,7 +232,17 @@ impl Profile {
                 .collect(),
         };
         let atomic_power_fail = pick(rng, &[1, 8]).min(drawn.atomic.into()) as u16;
-        Self { atomic_power_fail, ..drawn }
+        let mut drawn = Self { atomic_power_fail, ..drawn };
+        for namespace in &mut drawn.namespaces {
+            let Some(own) = namespace.atomic_power_fail else { continue };
+            // No nearer to each other than the atomic unit is long (NVM 4.1.5.1, NABSN).
+            let unit = u64::from(own.max(drawn.atomic));
+            // Of one block it cannot be said.
+            let boundary = unit * pick(rng, &[0, 1, 2]);
+            namespace.atomic_boundary = if boundary == 1 { 2 } else { boundary as u16 };
+            namespace.atomic_offset = pick(rng, &[0, 1]).min(u64::from(namespace.atomic_boundary)) as u16;
+        }
+        drawn
     }
 
     /// Bytes of the registers: a power of two with room for all doorbells.

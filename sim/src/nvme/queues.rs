@@ -4,7 +4,7 @@
 //! queue. The interrupt follows, at once or coalesced.
 
 use super::{Controller, DELAY_NS};
-use crate::faults::FaultKind;
+use crate::faults::{FaultKind, bad_completion};
 use crate::world::World;
 use runtime::Instant;
 use stack::nvme::bits::{CQE_LEN, Command, Completion, SQE_LEN, Status};
@@ -174,15 +174,15 @@ impl Controller {
         let mut entry = Pending { completion: right, unseen: false };
         let wrong = world.faults.strike(FaultKind::NvmeBadCompletion, |rng| rng.word());
         if let Some(wrong) = wrong {
-            let (manner, word) = (wrong & 7, wrong >> 8);
-            match manner {
-                0 => completions.pending.push_back(entry),
-                1 => entry.completion.id = word as u16,
-                2 => entry.completion.sq_id = word as u16,
-                3 => entry.completion.sq_head = word as u16,
-                4 => entry.completion.status = Status(word as u16 & 0x7fff),
-                5 => entry.completion.result = word as u32,
-                6 => entry.unseen = true,
+            let word = wrong >> 8;
+            match wrong & bad_completion::MASK {
+                bad_completion::TWICE => completions.pending.push_back(entry),
+                bad_completion::COMMAND => entry.completion.id = word as u16,
+                bad_completion::QUEUE => entry.completion.sq_id = word as u16,
+                bad_completion::HEAD => entry.completion.sq_head = word as u16,
+                bad_completion::STATUS => entry.completion.status = Status(word as u16 & 0x7fff),
+                bad_completion::RESULT => entry.completion.result = word as u32,
+                bad_completion::PHASE => entry.unseen = true,
                 _ => return,
             }
         }

@@ -16,6 +16,8 @@ struct Caller {
     end: Option<u32>,
     answer: Vec<u8>,
     waiting: bool,
+    /// It has ended the run, and does not end the next one.
+    through: bool,
     answers: Rc<RefCell<Vec<String>>>,
 }
 
@@ -32,7 +34,9 @@ impl Model for Caller {
             };
             if !self.waiting {
                 if self.calls.is_empty() {
-                    world.finish();
+                    if !std::mem::replace(&mut self.through, true) {
+                        world.finish();
+                    }
                     return Step::Done;
                 }
                 let call = self.calls.remove(0);
@@ -72,6 +76,7 @@ pub fn converse(machine: u32, calls: &[&str]) -> Vec<String> {
             end: None,
             answer: Vec::new(),
             waiting: false,
+            through: false,
             answers: Rc::clone(&answers),
         };
         id.set(world.add_model(Box::new(caller), false));
