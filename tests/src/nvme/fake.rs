@@ -137,8 +137,34 @@ pub struct Orders {
     pub complete_twice: bool,
     /// The next I/O completion names this command.
     pub wrong_id: Option<u16>,
+    /// Bits that are wrong in what the controller says.
+    pub lies: Vec<Lie>,
     /// EventIdx is kept far away, and the shadow is looked at all the time: a controller that polls.
     pub polls_shadow: bool,
+}
+
+/// What a controller says, each counted by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// A value of a register.
+    Register,
+    /// A completion queue entry.
+    Completion,
+    /// Data: of Identify, of a log page, of a read.
+    Data,
+}
+
+/// Some bits of what the controller says are turned over.
+#[derive(Clone, Copy, Debug)]
+pub struct Lie {
+    /// Of what.
+    pub of: Said,
+    /// Of the so many-th thing of that kind, from 0.
+    pub at: u32,
+    /// From this byte on, counted round where there are not so many.
+    pub offset: u16,
+    /// The bits.
+    pub bits: u64,
 }
 
 /// A disk of the controller's.
@@ -219,6 +245,8 @@ pub struct State {
     held: Vec<(u16, u16)>,
     bells: Vec<OwnedFd>,
     wrongs: Vec<String>,
+    /// How much was said so far, of each kind.
+    said: [u32; 3],
 }
 
 /// The controller, shared by its function and by the test.
@@ -279,6 +307,7 @@ impl Default for Fake {
             held: Vec::new(),
             bells: Vec::new(),
             wrongs: Vec::new(),
+            said: [0; 3],
         };
         let doorbells = [const { AtomicU32::new(0) }; DOORBELLS_MAX];
         Self { state: Mutex::new(state), host: Arc::default(), doorbells }
@@ -470,6 +499,18 @@ impl State {
     }
 
     /// Completes a command. The completion queue always has room: the driver sees to it.
+    /// Turns over what is to be wrong in the next thing of a kind that is said.
+    fn lie(&mut self, of: Said, bytes: &mut [u8]) {
+        let at = self.said[of as usize];
+        self.said[of as usize] += 1;
+        for lie in self.orders.lies.iter().filter(|lie| (lie.of, lie.at) == (of, at)) {
+            for (index, bits) in lie.bits.to_le_bytes().into_iter().enumerate() {
+                let place = (usize::from(lie.offset) + index) % bytes.len();
+                bytes[place] ^= bits;
+            }
+        }
+    }
+
     fn complete(&mut self, host: &Host, number: u16, id: u16, status: Status, result: u32) {
         let twice = number > 0 && std::mem::take(&mut self.orders.complete_twice);
         let id = if number > 0 { self.orders.wrong_id.take().unwrap_or(id) } else { id };
@@ -494,7 +535,13 @@ impl State {
             let Some(window) = host.find(at, 16) else {
                 return self.wrong(format!("a completion queue at {at:#x}, which is not mapped"));
             };
+            let mut bytes = [0; 16];
             for (index, dword) in entry.into_iter().enumerate() {
+                bytes[4 * index..4 * index + 4].copy_from_slice(&dword.to_le_bytes());
+            }
+            self.lie(Said::Completion, &mut bytes);
+            for (index, dword) in bytes.chunks_exact(4).enumerate() {
+                let dword = u32::from_le_bytes([dword[0], dword[1], dword[2], dword[3]]);
                 window.store_u32(4 * index as u64, dword, Release);
             }
             if let Some(bell) = vector.and_then(|vector| self.bells.get(usize::from(vector))) {
@@ -518,6 +565,8 @@ impl State {
             Ok(pieces) => pieces,
             Err(status) => return status,
         };
+        let mut bytes = bytes.to_vec();
+        self.lie(Said::Data, &mut bytes);
         let mut done = 0;
         for (address, len) in pieces {
             let Some(window) = host.find(address, len) else {
@@ -849,7 +898,7 @@ impl Registers for FakeRegisters {
             return u32::MAX;
         }
         state.follow_configuration();
-        match offset {
+        let value = match offset {
             register::VS => state.identity.ver,
             register::CC => state.cc.0,
             register::CSTS => state.csts.0,
@@ -858,13 +907,18 @@ impl Registers for FakeRegisters {
                 state.wrong(format!("a load of register {offset:#x}"));
                 0
             }
-        }
+        };
+        let mut bytes = value.to_le_bytes();
+        state.lie(Said::Register, &mut bytes);
+        u32::from_le_bytes(bytes)
     }
 
     fn load_u64(&self, offset: u64) -> u64 {
         assert_eq!(offset, register::CAP, "CAP is all that is loaded so");
-        let state = self.0.state();
-        if state.orders.removed { u64::MAX } else { state.capabilities.0 }
+        let mut state = self.0.state();
+        let mut bytes = if state.orders.removed { u64::MAX } else { state.capabilities.0 }.to_le_bytes();
+        state.lie(Said::Register, &mut bytes);
+        u64::from_le_bytes(bytes)
     }
 
     fn store_u32(&self, offset: u64, value: u32) {
