@@ -11,7 +11,11 @@
 fn every_scenario_is_the_same_in_every_madsim_runtime() {}
 
 #[cfg(madsim)]
+mod common;
+
+#[cfg(madsim)]
 mod audit {
+    use crate::common::net::exchange;
     use madsim::Config;
     use madsim::runtime::Runtime;
     use sim::catalog;
@@ -69,6 +73,17 @@ mod audit {
         println!("{audited_scenarios} scenarios audited of {listed} that `reprise-sim list` has");
         assert_eq!(audited_scenarios + NOT_HERE.len(), listed);
         assert!(listed > 0);
+    }
+
+    #[test]
+    fn a_network_is_the_same_in_every_madsim_runtime() {
+        for seed in WORLD_SEEDS {
+            let plain = exchange(seed);
+            for ambient_seed in AMBIENT_SEEDS {
+                let audited = inside(ambient_seed, move || exchange(seed));
+                assert_eq!(plain, audited, "seed {seed} differs inside madsim runtime {ambient_seed}");
+            }
+        }
     }
 
     /// The trace, in each runtime, of a world into which something leaks.
