@@ -65,6 +65,22 @@ pub fn find(name_or_path: &str) -> Result<Named, Refused> {
 #[cfg(test)]
 mod tests {
     use super::all;
+    use crate::faults::FaultKind;
+    use crate::scenario::Switch;
+
+    #[test]
+    fn every_kind_of_fault_is_on_in_some_scenario() {
+        let listed = all().unwrap_or_else(|refused| panic!("{refused}"));
+        let is_on = |kind: &&FaultKind| {
+            listed.iter().any(|named| named.scenario.rate(**kind).is_some_and(|rate| rate.on != Switch::Off))
+        };
+        let off: Vec<_> = FaultKind::ALL.iter().filter(|kind| !is_on(kind)).map(|kind| kind.name()).collect();
+        assert!(
+            off.is_empty(),
+            "on in no scenario of the list, so that no sweep counts them: {}",
+            off.join(", ")
+        );
+    }
 
     #[test]
     fn every_built_in_scenario_is_good() {

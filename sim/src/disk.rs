@@ -15,7 +15,7 @@ use crate::follow::{DiskChange, Followed};
 use crate::memory::SimWindow;
 use crate::scheduler::Event;
 use crate::trace::Record;
-use crate::world::{self, Agent, Waiter, World};
+use crate::world::{self, Agent, Judged, Waiter, World};
 use runtime::{
     ErrorKind, File, FileChannel, FileCompletion, FileInfo, FileLock, FileOp, Full, Instant, Result, Window,
 };
@@ -121,7 +121,7 @@ pub(crate) struct Operation {
     covers: u64,
     fate: Fate,
     /// It hangs until the faults are over.
-    stuck: bool,
+    stuck: Option<Instant>,
     /// Its process is dead, and what becomes of it was drawn.
     orphaned: bool,
 }
@@ -213,7 +213,7 @@ impl World {
         let disk = self.storage.opens[open as usize].disk;
         let (fate, latency) = self.draw_fate(disk, operation.op, operation.offset, operation.len);
         operation.fate = fate;
-        operation.stuck = self.faults.strike(FaultKind::DiskStuck, |_| 0).is_some();
+        operation.stuck = self.faults.strike(FaultKind::DiskStuck, |_| 0).map(|_| self.now);
         self.storage.opens[open as usize].in_flight += 1;
         let number = match self.storage.free_operations.pop() {
             Some(number) => number,
@@ -229,10 +229,16 @@ impl World {
         self.schedule(at, Event::Disk(number));
     }
 
+    /// Since when an operation hangs that will until the faults are over.
+    pub(crate) fn stuck_since(&self) -> Option<Instant> {
+        let hanging = self.storage.operations.iter().flatten().filter_map(|operation| operation.stuck);
+        hanging.min().filter(|_| !self.faults.is_healed())
+    }
+
     /// The moment of an operation has come.
     pub(crate) fn disk_event(&mut self, number: u32) {
         let Some(operation) = &mut self.storage.operations[number as usize] else { return };
-        if operation.stuck && !self.faults.is_healed() {
+        if operation.stuck.is_some() && !self.faults.is_healed() {
             let at = Instant(self.now.0 + STUCK_NS);
             self.schedule(at, Event::Disk(number));
             return;
@@ -506,8 +512,9 @@ impl FileChannel for SimChannel {
                     format!("{op:?} of {len} bytes at {offset} is not in whole blocks of {block}"),
                 );
             }
+            world.judged.fence += 1;
             if world.storage.disks[disk as usize].lock != Some(open) {
-                world.fail("fence", format!("{op:?} was submitted to a file whose lock is not held"));
+                world.fail(Judged::FENCE, format!("{op:?} was submitted to a file whose lock is not held"));
             }
             if world.storage.opens[open as usize].read_only && !matches!(op, FileOp::Read | FileOp::Flush) {
                 world.fail("disk", format!("{op:?} was submitted to a file that was opened for reading"));
@@ -531,7 +538,7 @@ impl FileChannel for SimChannel {
                 token,
                 covers: world.storage.disks[disk as usize].sequence,
                 fate: Fate::Done,
-                stuck: false,
+                stuck: None,
                 orphaned: false,
             });
             Ok(())

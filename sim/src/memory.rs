@@ -253,6 +253,7 @@ impl World {
         if self.is_fenced() {
             return None;
         }
+        self.judged.memory += 1;
         let mapping = &self.memory.mappings[window.mapping as usize];
         let (object, at) = (mapping.object, mapping.start + window.start + offset);
         if !mapping.live || mapping.lost || (store && !mapping.writable) {

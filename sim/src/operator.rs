@@ -4,6 +4,7 @@
 //! One call at a time. A call that a death cut off is settled by the next listing and made again if it was not done.
 
 use crate::check::state::{Change, Objects, State};
+use crate::faults::FaultKind;
 use crate::process::{rpc_socket, vhost_dir};
 use crate::record::Record;
 use crate::rng::Rng;
@@ -220,6 +221,8 @@ pub struct Operator {
     mended: bool,
     /// Payload bytes that were copied, when that was asked for after the mending.
     copies: Option<u64>,
+    /// Failures of small files when the last call went out.
+    file_errors: u64,
     id: u64,
 }
 
@@ -274,6 +277,7 @@ impl Operator {
             mends: false,
             mended: false,
             copies: None,
+            file_errors: 0,
             id: 0,
         }));
         let model = world::with(|world| world.add_model(Box::new(OperatorModel(Rc::clone(&shared))), false));
@@ -475,6 +479,7 @@ impl Operator {
         }
         if let Some(change) = call.change().filter(|_| !call.is_on(&self.images)) {
             state.called(change);
+            self.file_errors = world::with(|world| world.faults().count(FaultKind::FileError));
         }
         let request = call.request(self.id);
         Some((Awaited::Call(call), request))
@@ -549,13 +554,15 @@ impl Operator {
                 }
                 if answer["error"]["code"] == STOPPING {
                     // The next life is asked.
-                    self.state(|state| state.answered(false));
+                    self.state(|state| state.answered(false, false));
                     self.calls.push_front(call);
                     let now = world::with(|world| world.now());
                     self.calls_at = Instant(now.0 + AGAIN_NS);
                     return;
                 }
-                self.state(|state| state.answered(in_force));
+                let failures =
+                    world::with(|world| world.faults().count(FaultKind::FileError)) - self.file_errors;
+                self.state(|state| state.answered(in_force, failures > 1));
                 if in_force {
                     self.made(&call);
                 }
@@ -567,8 +574,9 @@ impl Operator {
                     }
                 } else if !in_force {
                     let may_refuse = world::with(|world| {
-                        let no_space = world.faults().count(crate::faults::FaultKind::NoSpace) > 0;
-                        no_space || world.faults().struck().iter().any(|fault| fault.kind.touches_drives())
+                        let small = [FaultKind::NoSpace, FaultKind::FileError];
+                        small.iter().any(|kind| world.faults().count(*kind) > 0)
+                            || world.faults().struck().iter().any(|fault| fault.kind.touches_drives())
                     });
                     if matches!(call, Call::ResetDrive(_)) && may_refuse {
                         // It is being reset already, or is away.

@@ -1,8 +1,9 @@
 //! The target as a simulated process: the very code that `reprise serve` runs, reached only through its RPC socket, its
 //! controllers' sockets, shared memory and files.
 
+use crate::faults::FaultKind;
 use crate::platform::SimPlatform;
-use crate::world::{self, Program};
+use crate::world::{self, Judged, Program};
 use runtime::{Poller, SocketOptions};
 use stack::target::{Options, Target};
 use std::sync::Arc;
@@ -37,7 +38,7 @@ fn state_dir(target: u16) -> String {
 }
 
 /// The program `reprise serve`. A life that cannot begin fails the run: what a scenario does to its state directory it
-/// must survive.
+/// must survive, unless that fails under it just then.
 #[must_use]
 pub fn target() -> Program {
     target_of(0)
@@ -56,9 +57,14 @@ pub fn target_of(number: u16) -> Program {
             state_dir: state_dir(number),
             version: "0.1.0",
         };
-        let on_end = |ended: Result<(), String>| {
-            if let Err(why) = ended {
-                world::with(|world| world.fail("target", format!("the target cannot begin: {why}")));
+        let file_errors = || world::with(|world| world.faults().count(FaultKind::FileError));
+        world::with(|world| world.judged.target += 1);
+        let before = file_errors();
+        let on_end = move |ended: Result<(), String>| {
+            if let Err(why) = ended
+                && file_errors() == before
+            {
+                world::with(|world| world.fail(Judged::TARGET, format!("the target cannot begin: {why}")));
             }
         };
         Box::new(Target::new(platform, options, Box::new(on_end))) as Box<dyn Poller<SimPlatform>>

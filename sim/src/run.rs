@@ -20,7 +20,7 @@ use crate::supervisor::{Guest, Parts, Supervisor, TargetParts};
 use crate::vmm::message::protocol;
 use crate::vmm::order;
 use crate::vmm::{LogReader, Vmm, VmmOptions};
-use crate::world::{self, Detail, World};
+use crate::world::{self, Detail, Judged, World};
 use runtime::PciAddress;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -91,9 +91,10 @@ fn run_created(plan: &Plan, script: Option<&[Fault]>) -> Outcome {
     outcome
 }
 
-/// What was checked how often: by the checkers, and by the IOMMU.
+/// What was checked how often: by the checkers, by the world itself, and by the IOMMU.
 fn all_checks(plan: &Plan, world: &mut World, record: &Record) -> BTreeMap<&'static str, u64> {
     let mut checks = record.checks();
+    checks.extend(world.judged.counts().into_iter().filter(|(_, count)| *count > 0));
     if plan.drives.is_some() {
         checks.insert("iommu", world.device_accesses());
         checks.insert("boundaries", world.nvme_total(|counts| counts.commands));
@@ -134,6 +135,7 @@ fn check_coverage(plan: &Plan, guests: &[crate::guest::vm::Shared]) {
     let wanted = plan.at_least;
     let ios: u64 = guests.iter().map(|vm| vm.borrow().device.completed).sum();
     world::with(|world| {
+        world.judged.coverage += 1;
         let (kills, replayed) = (world.kills(), world.replayed());
         if ios < wanted.ios || kills < wanted.kills || replayed < wanted.replayed {
             let what = format!(
@@ -141,7 +143,7 @@ fn check_coverage(plan: &Plan, guests: &[crate::guest::vm::Shared]) {
                  {} and {}",
                 wanted.ios, wanted.kills, wanted.replayed
             );
-            world.fail("coverage", what);
+            world.fail(Judged::COVERAGE, what);
         }
     });
 }

@@ -391,7 +391,10 @@ fn on_core<T>(core: u32, act: impl FnOnce() -> T) -> Outcome<T> {
         (slot.processor, slot.process)
     });
     let before = enter(Actor::Core(core), Some(processor));
-    world::with(|world| (world.on_stack, world.accesses) = (Some(process), 0));
+    world::with(|world| {
+        (world.on_stack, world.accesses) = (Some(process), 0);
+        world.judged.spin += 1;
+    });
     let end = catch_unwind(AssertUnwindSafe(act));
     world::with(|world| world.on_stack = None);
     leave(before);

@@ -15,7 +15,7 @@ use crate::scenario::BdevKind;
 use crate::scheduler;
 use crate::vmm::message::feature;
 use crate::vmm::{SharedVmm, Task};
-use crate::world::{self, Model, Program, Step};
+use crate::world::{self, Judged, Model, Program, Step};
 use runtime::Instant;
 use std::cell::Cell;
 use std::rc::Rc;
@@ -54,6 +54,8 @@ struct Target {
     power_at: Option<Instant>,
     stop_at: Option<Instant>,
     deaths: u64,
+    /// Failures of small files when the life began.
+    file_errors: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +119,8 @@ pub struct Supervisor {
     deaths: u64,
     deaths_wanted: u64,
     powers_wanted: u64,
-    progress: (u64, Instant),
+    /// Requests done, lives, and faults that struck when one of them last changed, and when that was.
+    progress: ((u64, u64, usize), Instant),
     /// When the operator next does something about drives that lied.
     nudge_at: Instant,
 }
@@ -133,6 +136,11 @@ pub struct TargetParts {
     pub machine: u32,
     /// Its operator.
     pub operator: SharedOperator,
+}
+
+/// How often a small file has failed.
+fn file_errors() -> u64 {
+    world::with(|world| world.faults().count(FaultKind::FileError))
 }
 
 /// What a supervisor is made of.
@@ -279,6 +287,7 @@ impl Target {
             power_at: None,
             stop_at: None,
             deaths: 0,
+            file_errors: 0,
         }
     }
 }
@@ -307,7 +316,7 @@ impl Supervisor {
             deaths: 0,
             deaths_wanted,
             powers_wanted,
-            progress: (0, Instant(0)),
+            progress: ((0, 0, 0), Instant(0)),
             nudge_at: Instant(0),
         };
         world::with(|world| world.add_model(Box::new(supervisor), false));
@@ -325,6 +334,7 @@ impl Supervisor {
         if !self.targets[at].buried && !world::with(|world| world.is_alive(life)) {
             let target = &mut self.targets[at];
             target.buried = true;
+            world::with(|world| world.judged.target += 1);
             (target.power_at, target.stop_at) = (None, None);
             if world::with(|world| world.has_exited(life)) {
                 if self.phase != Phase::Stop && world::with(|world| world.stops(life)) {
@@ -332,9 +342,12 @@ impl Supervisor {
                         guest.vmm.borrow_mut().report_end(life);
                     }
                     self.restart(at, now);
+                } else if file_errors() > self.targets[at].file_errors {
+                    // Its state directory failed under it as it began. Whoever looks after the host starts it again.
+                    self.targets[at].restart_at = Some(Instant(now.0 + self.plan.down_ns.high));
                 } else if self.phase != Phase::Stop {
                     let what = "the target ended by itself, which nobody had asked for".to_owned();
-                    world::with(|world| world.fail("target", what));
+                    world::with(|world| world.fail(Judged::TARGET, what));
                 }
                 return;
             }
@@ -378,6 +391,7 @@ impl Supervisor {
         }
         let target = &mut self.targets[at];
         target.buried = false;
+        target.file_errors = file_errors();
         let after = |delay_ns| Instant(now.0 + delay_ns);
         (target.power_at, target.stop_at) = (power.map(after), stop.map(after));
         let (machine, cores, sleep) = (target.machine, self.plan.cores, self.plan.sleep);
@@ -558,7 +572,8 @@ impl Supervisor {
     fn watch(&mut self, now: Instant) {
         let done: u64 = self.guests.iter().map(|guest| guest.vm.borrow().device.completed).sum();
         let lives = self.targets.iter().map(|target| u64::from(target.life)).sum::<u64>();
-        let mark = done + (lives << 40);
+        let struck = world::with(|world| world.faults().struck().len());
+        let mark = (done, lives, struck);
         if mark != self.progress.0 {
             self.progress = (mark, now);
         }
@@ -626,7 +641,7 @@ impl Supervisor {
                         guest.vm.borrow_mut().device.allow(LOAD_STEP);
                         guest.vm.borrow().wake();
                     }
-                } else if idle && neighbours {
+                } else if idle && neighbours || self.is_held_up(now) {
                     self.heal();
                 }
             }
@@ -685,6 +700,13 @@ impl Supervisor {
         });
         let owed = kills + powers > self.deaths || kills < self.deaths_wanted || powers < self.powers_wanted;
         owed && self.guests.iter().all(|guest| guest.extended < LOAD_MAX * guest.plan.workload.requests)
+    }
+
+    /// Whether a disk hangs for so long that the faults must end: the load never ends before, and a next life, which may
+    /// not have the disk of a dead one while that hangs, gives it up in the end.
+    fn is_held_up(&self, now: Instant) -> bool {
+        let since = world::with(|world| world.stuck_since());
+        since.is_some_and(|since| now.since_ns(since) > self.plan.bound_ns)
     }
 
     fn heal(&mut self) {

@@ -2,7 +2,7 @@
 //! were reached. What a sweep should have exercised and did not makes it a failure.
 
 use crate::catalog::Named;
-use crate::check::RECOVERIES;
+use crate::check::due::{due, due_of_any};
 use crate::faults::FaultKind;
 use crate::plan::Plan;
 use crate::report::Outcome;
@@ -30,8 +30,8 @@ pub struct Totals {
     pub virtual_ns: u64,
     /// How often each fault struck, by scenario and kind.
     pub faults: BTreeMap<(String, &'static str), u64>,
-    /// Evaluations, by checker.
-    pub checks: BTreeMap<&'static str, u64>,
+    /// Evaluations, by scenario and checker.
+    pub checks: BTreeMap<(String, &'static str), u64>,
     /// How often each point of the stack was reached, and in how many runs.
     pub reached: BTreeMap<Reached, Count>,
     /// Which faults were on, by scenario.
@@ -81,7 +81,7 @@ impl Totals {
             *self.faults.entry((scenario.to_owned(), kind)).or_default() += count;
         }
         for (checker, count) in &outcome.checks {
-            *self.checks.entry(checker).or_default() += count;
+            *self.checks.entry((scenario.to_owned(), *checker)).or_default() += count;
         }
         for (point, count) in &outcome.reached {
             let sum = self.reached.entry(*point).or_default();
@@ -113,8 +113,8 @@ impl Totals {
         self.reached.keys().copied().filter(|point| matches!(point.by(), By::Nobody(_))).collect()
     }
 
-    /// What a sweep should have exercised and did not: kinds of fault that are on and never struck, checkers that never
-    /// judged. A sweep that tests nothing is a failure.
+    /// What a sweep should have exercised and did not: kinds of fault that are on and never struck, checkers that are due
+    /// and never judged, or never appeared. A sweep that tests nothing is a failure.
     #[must_use]
     pub fn idle(&self, scenarios: &[Named]) -> Vec<String> {
         let mut idle = Vec::new();
@@ -130,21 +130,16 @@ impl Totals {
                 }
             }
         }
-        for (name, never) in RECOVERIES.into_iter().zip([Switch::On, Switch::Off]) {
-            let wanted = |named: &&Named| {
-                let kills = named.scenario.rate(FaultKind::Kill).is_some_and(|rate| rate.on != Switch::Off);
-                kills && named.scenario.guest.packed != never
-            };
-            if scenarios.iter().find(wanted).is_some() && !self.checks.contains_key(name) {
-                idle.push(format!("no request was recovered: `{name}`"));
+        for Named { name, scenario, .. } in scenarios {
+            let judged = |checker| self.checks.get(&(name.clone(), checker)).is_some_and(|count| *count > 0);
+            let silent = due(scenario).into_iter().filter(|checker| !judged(checker));
+            idle.extend(silent.map(|checker| format!("`{checker}` judged nothing in {name}")));
+        }
+        for checker in due_of_any(scenarios.iter().map(|named| &named.scenario)) {
+            if !self.checks.iter().any(|((_, of), count)| *of == checker && *count > 0) {
+                idle.push(format!("no request was recovered: `{checker}`"));
             }
         }
-        idle.extend(
-            self.checks
-                .iter()
-                .filter(|(_, count)| **count == 0)
-                .map(|(name, _)| format!("`{name}` judged nothing")),
-        );
         idle
     }
 
@@ -161,5 +156,71 @@ impl Totals {
             self.replayed,
             self.virtual_ns as f64 / 1e9 / seconds,
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Totals;
+    use crate::catalog;
+    use crate::check::due::{due, due_of_any};
+    use std::collections::BTreeSet;
+
+    /// The sum of a sweep in which every fault struck and every judge judged.
+    fn full(scenarios: &[catalog::Named]) -> Totals {
+        let mut totals = Totals::default();
+        for named in scenarios {
+            for kind in named.scenario.fault.keys() {
+                let kind = crate::scenario::kind_named(kind.get_ref()).expect("a kind");
+                totals.faults.insert((named.name.clone(), kind.name()), 1);
+            }
+            let any = due_of_any(std::iter::once(&named.scenario));
+            for checker in due(&named.scenario).into_iter().chain(any) {
+                totals.checks.insert((named.name.clone(), checker), 1);
+            }
+        }
+        totals
+    }
+
+    #[test]
+    fn a_judge_that_is_due_and_silent_or_missing_fails_the_sweep_by_name() {
+        let scenarios = catalog::all().unwrap_or_else(|refused| panic!("{refused}"));
+        let full = full(&scenarios);
+        assert_eq!(full.idle(&scenarios), Vec::<String>::new());
+        for named in &scenarios {
+            for checker in due(&named.scenario) {
+                let said = vec![format!("`{checker}` judged nothing in {}", named.name)];
+                let (mut silent, mut missing) = (full.clone(), full.clone());
+                silent.checks.insert((named.name.clone(), checker), 0);
+                assert_eq!(silent.idle(&scenarios), said);
+                missing.checks.remove(&(named.name.clone(), checker));
+                assert_eq!(missing.idle(&scenarios), said);
+            }
+        }
+        let mut unrecovered = full.clone();
+        unrecovered.checks.retain(|(_, checker), _| !checker.starts_with("recovery"));
+        assert_eq!(
+            unrecovered.idle(&scenarios),
+            ["recovery, split", "recovery, packed"].map(|name| format!("no request was recovered: `{name}`"))
+        );
+    }
+
+    #[test]
+    fn a_fault_that_never_struck_fails_the_sweep_by_name() {
+        let scenarios = catalog::all().unwrap_or_else(|refused| panic!("{refused}"));
+        let full = full(&scenarios);
+        for (scenario, kind) in full.faults.keys() {
+            let mut less = full.clone();
+            less.faults.insert((scenario.clone(), kind), 0);
+            assert_eq!(less.idle(&scenarios), [format!("the fault `{kind}` of {scenario} never struck")]);
+        }
+    }
+
+    #[test]
+    fn every_judge_is_due_in_some_scenario() {
+        let scenarios = catalog::all().unwrap_or_else(|refused| panic!("{refused}"));
+        let due: BTreeSet<_> = scenarios.iter().flat_map(|named| due(&named.scenario)).collect();
+        let idle: Vec<_> = crate::check::NAMES.iter().filter(|name| !due.contains(*name)).collect();
+        assert!(idle.is_empty(), "no scenario has use for {idle:?}");
     }
 }

@@ -44,6 +44,41 @@ const OVERTAKEN_WEIGHT: u32 = 8;
 /// What ends a life in the middle of a poll: the payload of the unwind.
 pub(crate) struct Death;
 
+/// How often the world judged by itself, by the name of the verdict.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Judged {
+    /// Accesses to mappings.
+    pub(crate) memory: u64,
+    /// Operations given to files that are locked.
+    pub(crate) fence: u64,
+    /// Lives of the target that began, and that ended.
+    pub(crate) target: u64,
+    /// Polls, and whatever else of the target runs without coming back in between.
+    pub(crate) spin: u64,
+    /// Runs of which it was asked whether they did enough.
+    pub(crate) coverage: u64,
+}
+
+impl Judged {
+    pub(crate) const MEMORY: &str = "memory";
+    pub(crate) const FENCE: &str = "fence";
+    pub(crate) const TARGET: &str = "target";
+    pub(crate) const SPIN: &str = "spin";
+    pub(crate) const COVERAGE: &str = "coverage";
+
+    /// The counts with their names.
+    pub(crate) fn counts(self) -> [(&'static str, u64); 5] {
+        let Self { memory, fence, target, spin, coverage } = self;
+        [
+            (Self::MEMORY, memory),
+            (Self::FENCE, fence),
+            (Self::TARGET, target),
+            (Self::SPIN, spin),
+            (Self::COVERAGE, coverage),
+        ]
+    }
+}
+
 /// Who touched a guest's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Agent {
@@ -266,6 +301,7 @@ pub struct World {
     pub(crate) kills: u64,
     /// Requests that a new life found and submits again.
     pub(crate) replayed: u64,
+    pub(crate) judged: Judged,
     pub(crate) coverage: Coverage,
 }
 
@@ -324,6 +360,7 @@ pub fn create(seed: u64, temper: Temper, faults: Faults) {
         steps: 0,
         kills: 0,
         replayed: 0,
+        judged: Judged::default(),
         coverage: Coverage::default(),
     };
     WORLD.with_borrow_mut(|slot| *slot = Some(Box::new(world)));
@@ -396,7 +433,10 @@ pub(crate) fn interleave() {
         world.accesses += 1;
         if world.accesses > ACCESSES_MAX {
             let process = world.cores[core as usize].process;
-            world.fail("spin", format!("core {core} made {ACCESSES_MAX} accesses in one poll, and goes on"));
+            world.fail(
+                Judged::SPIN,
+                format!("core {core} made {ACCESSES_MAX} accesses in one poll, and goes on"),
+            );
             world.end_life(process, "ended, spinning,");
             return Some((0, 0));
         }

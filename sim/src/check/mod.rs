@@ -2,8 +2,8 @@
 //!
 //! Nothing here draws, schedules or touches memory: the guests, the front-ends, the operator and the memory of the
 //! world report what they saw as [`Observation`]s, and each checker counts how often it judged something. A checker
-//! that judged nothing over a whole sweep fails the sweep, since it then proves nothing. The first violation ends the
-//! run; it says what was expected, what was seen and when.
+//! that is due in a scenario ([`due`]) and judged nothing over a whole sweep of it fails the sweep, since it then proves
+//! nothing. The first violation ends the run; it says what was expected, what was seen and when.
 //!
 //! | checker | judges |
 //! | --- | --- |
@@ -21,9 +21,15 @@
 //! | `boundaries` (`run`) | no command lies across a boundary of its namespace |
 //! | `zero copy` (`supervisor`) | plain reads from a drive are not copied |
 //! | [`ladder`] | a driver mends nothing about a drive that is well |
+//! | `memory` (`memory`, `disk`, `dma`) | nothing that was unmapped is touched |
+//! | `fence` (`disk`) | no operation goes to a file whose lock is not held |
+//! | `target` (`supervisor`, `process`) | a life begins, and ends only when it is asked to |
+//! | `spin` (`world`) | a poll comes back |
+//! | `coverage` (`run`) | the run did as much as the scenario asks for |
 
 pub mod buffers;
 pub mod dirty_log;
+pub mod due;
 pub mod durability;
 pub mod exactly_once;
 pub mod history;
@@ -43,7 +49,7 @@ use runtime::Instant;
 use std::collections::BTreeMap;
 
 /// Names of the checkers, as reports and replay files spell them.
-pub const NAMES: [&str; 14] = [
+pub const NAMES: [&str; 19] = [
     "exactly_once",
     "virtqueue",
     "reads",
@@ -58,10 +64,21 @@ pub const NAMES: [&str; 14] = [
     "zero copy",
     "ladder",
     "boundaries",
+    "memory",
+    "fence",
+    "target",
+    "spin",
+    "coverage",
 ];
 
 /// Names under which the requests are counted that a life of the target left to the next one, in split and in packed rings.
 pub const RECOVERIES: [&str; 2] = ["recovery, split", "recovery, packed"];
+
+/// Name under which removals of a region are counted that were asked for under I/O.
+pub const REMOVAL_UNDER_IO: &str = "removal under I/O";
+
+/// Name under which the messages are counted by which the target told of a ring.
+pub const CALLS_BY_MESSAGE: &str = "calls by message";
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -191,11 +208,11 @@ impl DeviceCheckers {
         }
         // Judged by `buffers`, and counted by itself: a removal at rest proves little.
         if self.unplug {
-            *checks.entry("removal under I/O").or_default() += self.buffers.removals();
+            *checks.entry(REMOVAL_UNDER_IO).or_default() += self.buffers.removals();
         }
         // Judged by `session`, and by the requests that would not end without them.
         if self.in_band {
-            *checks.entry("calls by message").or_default() += self.session.calls();
+            *checks.entry(CALLS_BY_MESSAGE).or_default() += self.session.calls();
         }
     }
 }

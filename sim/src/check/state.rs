@@ -2,7 +2,8 @@
 //!
 //! The operator changes the target by RPC, one call at a time, and after each start of a process lists what there is.
 //! A call that was acknowledged must show; a call that got no answer shows whole or not at all, and what it shows at
-//! the first listing stays so. This holds over `kill -9` and over a power loss.
+//! the first listing stays so. A call that was refused must not show, unless the medium failed twice under it: the change
+//! and the taking back. This holds over `kill -9` and over a power loss.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -46,6 +47,8 @@ pub struct State {
     acknowledged: Objects,
     /// The call that is out, or was when the target died.
     open: Option<Change>,
+    /// Refused calls that the medium may have kept all the same, until it takes another.
+    kept: Vec<Change>,
     evaluations: u64,
 }
 
@@ -59,12 +62,15 @@ impl State {
         self.open = Some(change);
     }
 
-    /// The call that is out was answered: in force, or refused.
-    pub fn answered(&mut self, in_force: bool) {
-        if let Some(change) = self.open.take()
-            && in_force
-        {
+    /// The call that is out was answered: in force, or refused; `kept`: the medium failed so often under it that it may
+    /// have kept what was refused.
+    pub fn answered(&mut self, in_force: bool, kept: bool) {
+        let Some(change) = self.open.take() else { return };
+        if in_force {
             change.apply(&mut self.acknowledged);
+            self.kept.clear();
+        } else if kept {
+            self.kept.push(change);
         }
     }
 
@@ -74,20 +80,20 @@ impl State {
     /// What is missing, too much or half there.
     pub fn listed(&mut self, found: &Objects) -> Result<(), String> {
         self.evaluations += 1;
-        if *found == self.acknowledged {
-            self.open = None;
-            return Ok(());
-        }
-        if let Some(change) = &self.open {
+        let with = |change: &Change| {
             let mut with = self.acknowledged.clone();
             change.apply(&mut with);
-            if *found == with {
-                self.acknowledged = with;
-                self.open = None;
-                return Ok(());
-            }
+            with
+        };
+        if *found != self.acknowledged
+            && !self.open.iter().chain(&self.kept).any(|change| *found == with(change))
+        {
+            return Err(self.explain(found));
         }
-        Err(self.explain(found))
+        self.acknowledged.clone_from(found);
+        self.open = None;
+        self.kept.clear();
+        Ok(())
     }
 
     fn explain(&self, found: &Objects) -> String {

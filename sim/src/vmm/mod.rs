@@ -25,6 +25,7 @@ use self::message::{Header, feature, protocol};
 use self::order::{Manners, Op};
 use self::tasks::Next;
 use crate::check::{CacheMode, Observation};
+use crate::faults::FaultKind;
 use crate::guest::Witness;
 use crate::guest::vm::Shared;
 use crate::rng::Rng;
@@ -109,6 +110,8 @@ pub struct Vmm<W> {
     running: bool,
     paused: bool,
     inflight: Option<Inflight>,
+    /// Mappings that the target's host had refused when the connection was made.
+    unmapped_before: u64,
     /// Bases that the last stop gave.
     bases: Vec<u32>,
     /// A reset while nobody was there: the guest's memory is its own again once a back-end answers.
@@ -163,6 +166,7 @@ impl<W: Witness + 'static> Vmm<W> {
             running: false,
             paused: false,
             inflight: None,
+            unmapped_before: 0,
             bases: Vec::new(),
             reset_unseen: false,
             emptying: None,
@@ -302,6 +306,7 @@ impl<W: Witness> Vmm<W> {
             return Step::Idle { until: Some(self.retry_at) };
         };
         self.link = Some(Link::new(end, life, self.model));
+        self.unmapped_before = mappings_refused();
         let queues = self.vm.borrow().queues.len() as u16;
         self.in_band = InBand::draw(queues.into(), self.options.in_band, &mut self.rng);
         self.suspended = false;
@@ -311,8 +316,10 @@ impl<W: Witness> Vmm<W> {
 
     /// The connection is gone: what was being said is forgotten, what the guest has stays.
     fn lost(&mut self, now: Instant) {
+        // A target that cannot map what it is given, and has no other way to say so, closes the connection.
         if let Some(life) = self.close()
             && world::with(|world| world.is_alive(life) && !world.stops(life))
+            && mappings_refused() == self.unmapped_before
         {
             self.witness.saw(&Observation::ClosedByTarget);
         }
@@ -568,6 +575,14 @@ impl<W: Witness> Vmm<W> {
     /// An answer came.
     fn answered(&mut self, header: Header, payload: &[u8], handles: Vec<SimHandle>) {
         let awaited = self.script.awaited.take();
+        if let Some((Op::SetMemTable | Op::AddRegion(_) | Op::SetInflight, _)) = awaited
+            && message::u64_at(payload, 0) != 0
+            && mappings_refused() > self.unmapped_before
+        {
+            // The target's host has no mapping left for what was passed: connected again, it may have.
+            self.drop_for = Some(self.rng.below(RETRY_NS_MAX));
+            return;
+        }
         self.witness.saw(&Observation::Answer {
             asked: awaited.map(|(_, request)| request),
             request: header.request,
@@ -612,6 +627,11 @@ impl<W: Witness> Vmm<W> {
             _ => {}
         }
     }
+}
+
+/// How often the target's host had no mapping left.
+fn mappings_refused() -> u64 {
+    world::with(|world| world.faults().count(FaultKind::NoMappings))
 }
 
 impl Script {
