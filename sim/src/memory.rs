@@ -125,6 +125,13 @@ impl MemoryMap {
         }
     }
 
+    /// How many mappings of an object a process has.
+    pub(crate) fn mappings_of(&self, process: u32, object: u32) -> u64 {
+        let has =
+            |mapping: &&Mapping| mapping.live && mapping.object == object && mapping.process == Some(process);
+        self.mappings.iter().filter(has).count() as u64
+    }
+
     /// Whether the mapping of a window was dropped by a process that lives on (and not ended with its process).
     pub(crate) fn is_unmapped(&self, mapping: u32) -> bool {
         !self.mappings[mapping as usize].live

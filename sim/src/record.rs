@@ -1,7 +1,7 @@
 //! The record of a run: its checkers, and who reports to them.
 
 use crate::check::state::State;
-use crate::check::{DeviceCheckers, Observation};
+use crate::check::{DeviceCheckers, Observation, Violation};
 use crate::follow::Followed;
 use crate::guest::Witness;
 use crate::world::{self, Agent, Observer};
@@ -75,6 +75,20 @@ impl Eye {
         }
     }
 
+    /// Looks whether what is out is out for too long.
+    pub fn look(&self) {
+        let now = world::with(|world| world.now());
+        self.judge(self.record.borrow().devices[self.device].look(now));
+    }
+
+    fn judge(&self, verdict: Result<(), Violation>) {
+        if let Err(violation) = verdict {
+            world::with(|world| {
+                world.fail(violation.checker, format!("guest {}: {}", self.device, violation.text))
+            });
+        }
+    }
+
     /// A reporter for a new device with these checkers.
     pub fn new(record: &Rc<RefCell<Record>>, checkers: DeviceCheckers) -> Self {
         let mut inner = record.borrow_mut();
@@ -100,11 +114,7 @@ impl Witness for Eye {
         }
         let verdict = record.devices[self.device].observe(now, observation);
         drop(record);
-        if let Err(violation) = verdict {
-            world::with(|world| {
-                world.fail(violation.checker, format!("guest {}: {}", self.device, violation.text))
-            });
-        }
+        self.judge(verdict);
     }
 }
 

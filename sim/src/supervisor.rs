@@ -766,6 +766,7 @@ impl Model for Supervisor {
         }
         for guest in &mut self.guests {
             guest.step(now);
+            guest.eye.look();
         }
         self.watch(now);
         if self.phase(now) {

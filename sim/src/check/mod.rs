@@ -12,7 +12,7 @@
 //! | [`reads`] | each block read is the last acknowledged write or one concurrent with the read |
 //! | [`durability`] | what a power loss may take away |
 //! | [`buffers`] | no access to a buffer after its completion or its region's removal |
-//! | [`leaks`] | no request, descriptor or tracked entry is left behind |
+//! | [`leaks`] | no tracked entry and no mapping of a guest's memory is left behind |
 //! | [`progress`] | after the faults stop, everything ends, in bounded time |
 //! | [`session`] | the back-end's answers to a front-end that keeps to the protocol |
 //! | [`dirty_log`] | what a live migration would leave behind |
@@ -179,6 +179,14 @@ impl DeviceCheckers {
         let access = Observation::Access { agent, address, len, store };
         self.dirty_log.observe(&access)?;
         self.buffers.observe(&access)
+    }
+
+    /// Judges what is out, at any moment.
+    ///
+    /// # Errors
+    /// The violation.
+    pub fn look(&self, at: Instant) -> Result<(), Violation> {
+        self.progress.look(at).map_err(|text| Violation { checker: "progress", at, text })
     }
 
     /// Adds how often each checker judged something.

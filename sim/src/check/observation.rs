@@ -333,16 +333,19 @@ pub enum Observation<'a> {
     },
     /// A living target that was not asked to stop closed a front-end's connection.
     ClosedByTarget,
-    /// The run is over and the guest is quiet: what it has left of a queue.
+    /// The run is over and the guest is quiet: what is left of a queue.
     QueueQuiet {
         /// The queue.
         queue: u16,
-        /// Free descriptors.
-        free: u16,
-        /// Requests that the driver still waits for.
-        outstanding: u16,
         /// Entries that the inflight region still marks as in flight, and whether its used index (or position) is the
         /// ring's; `None` where there is no region.
         tracked: Option<(u16, bool)>,
+    },
+    /// The run is over and the guest is quiet: what the target keeps of the guest's memory.
+    RegionsKept {
+        /// Mappings that it has.
+        mapped: u64,
+        /// Regions that it was given and that were not removed.
+        plugged: u64,
     },
 }

@@ -14,6 +14,8 @@ use runtime::{Instant, Notifier, Window};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
+/// Nanoseconds in which a request must end.
+const BOUND_NS: u64 = 1_000_000;
 const SECTORS: u64 = 64;
 const RING_SIZE: u16 = 16;
 const REQUESTS: u64 = 400;
@@ -366,7 +368,7 @@ pub(super) fn run(seed: u64, plant: Plant) -> (Option<Violation>, u64, DeviceChe
     device.allow(REQUESTS);
     device.running = true;
     let mut judge = Judge {
-        checkers: DeviceCheckers::new(SECTORS, true, false, false, 1_000_000),
+        checkers: DeviceCheckers::new(SECTORS, true, false, false, BOUND_NS),
         now: Instant(0),
         violation: None,
     };
@@ -437,7 +439,11 @@ pub(super) fn run(seed: u64, plant: Plant) -> (Option<Violation>, u64, DeviceChe
             device.read_all();
         }
     }
-    if judge.violation.is_none() {
+    if judge.violation.is_none() && queue.outstanding() > 0 {
+        // What is out now is out for good.
+        judge.now = Instant(judge.now.0 + BOUND_NS + 1);
+        judge.violation = judge.checkers.look(judge.now).err();
+    } else if judge.violation.is_none() {
         queue.report_quiet(Some((0, true)), &mut judge);
     }
     (judge.violation, device.completed, judge.checkers)

@@ -206,8 +206,9 @@ impl<W: Witness> Vmm<W> {
         self.has(protocol::BACKEND_REQ) && self.has(protocol::CONFIG)
     }
 
-    /// Tells the checkers what each queue has left, when nothing is out.
+    /// Tells the checkers what is left of each queue, and what the target keeps of the memory, when nothing is out.
     pub fn report_quiet(&mut self) {
+        self.report_regions();
         let vm = self.vm.borrow();
         for queue in 0..self.driver.map_or(0, |driver| driver.queues) {
             let tracked = self
@@ -216,6 +217,17 @@ impl<W: Witness> Vmm<W> {
                 .map(|part| (part.marked(), part.used().is_none_or(|used| used == vm.used(queue))));
             vm.queues[usize::from(queue)].report_quiet(tracked, &mut self.witness);
         }
+    }
+
+    fn report_regions(&mut self) {
+        let Some(life) = self.link.as_ref().map(|link| link.life) else { return };
+        let vm = self.vm.borrow();
+        let plugged = vm.backings.iter().filter(|backing| backing.plugged).count() as u64;
+        let mapped = world::with(|world| {
+            vm.backings.iter().map(|backing| world.memory.mappings_of(life, backing.object)).sum()
+        });
+        drop(vm);
+        self.witness.saw(&Observation::RegionsKept { mapped, plugged });
     }
 
     /// Tells the checkers what a target that ended in order left of the rings that it had.
