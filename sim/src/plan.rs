@@ -31,6 +31,10 @@ const STREAM_IMAGES: u64 = 45_000;
 const STREAM_DRIVES: u64 = 44_000;
 /// Number of the first of the streams that the block sizes of drives are drawn from, one a guest.
 const STREAM_BLOCKS: u64 = 46_000;
+/// Number of the first of the streams that sizes of packed rings are drawn from, one a guest.
+const STREAM_RING_SIZES: u64 = 47_000;
+/// Fewest entries of a ring: a request of some pieces must fit.
+const RING_SIZE_MIN: u16 = 8;
 /// Largest CAP.TO of a drive, in 500 ms: what never gets ready is found out in a time that a run can spend.
 const READY_TIMEOUT_MAX: u8 = 4;
 /// Longest ordinary time for a drive to get ready, in nanoseconds.
@@ -290,6 +294,10 @@ impl Plan {
                     ..guest
                 }
             })
+            .enumerate()
+            .map(|(number, guest)| {
+                with_odd_sizes(guest, &mut Rng::new(seed, STREAM_RING_SIZES + number as u64))
+            })
             .collect();
         let attacks = |range: &Option<Spanned<Range>>, rng: &mut Rng| {
             range.as_ref().map_or(0, |range| draw(range, rng))
@@ -442,9 +450,9 @@ impl GuestPlan {
             self.queues.into(),
         )?;
         for &size in &self.ring_sizes {
-            within("ring-sizes", size, 8, 1024)?;
-            if !size.is_power_of_two() {
-                return Err(format!("ring-sizes is {size}; allowed: powers of two"));
+            within("ring-sizes", size, RING_SIZE_MIN.into(), 1024)?;
+            if !self.packed && !size.is_power_of_two() {
+                return Err(format!("ring-sizes is {size}; allowed: powers of two, but for packed rings"));
             }
         }
         within("regions", self.regions as u64, 1, 8)?;
@@ -489,6 +497,17 @@ fn draw_fault(fault: &FaultRate, rng: &mut Rng) -> FaultPlan {
 fn draw_in_band(scenario: &Scenario, rng: &mut Rng) -> u32 {
     let of_256 = rng.between(64, 340).min(256) as u32;
     if toss(scenario.guest.in_band, rng) { of_256 } else { 0 }
+}
+
+/// Half of the guests with packed rings have some that are no power of two long (virtio 1.3, section 2.8.10.1): not those
+/// with a firmware, which drives a split ring of the same size.
+fn with_odd_sizes(mut guest: GuestPlan, rng: &mut Rng) -> GuestPlan {
+    if guest.packed && guest.firmware_requests == 0 && rng.chance(1, 2) {
+        for size in &mut guest.ring_sizes {
+            *size = RING_SIZE_MIN.max(rng.between(u64::from(*size / 2 + 1), u64::from(*size)) as u16);
+        }
+    }
+    guest
 }
 
 /// Draws a drive with a namespace of so many sectors, in blocks of `block_sectors`, and perhaps another.
@@ -536,8 +555,9 @@ fn draw_guest(
     let queues = draw(&guest.queues, rng) as u16;
     let ring_size = 1_u16 << draw(&guest.ring_size_log2, rng);
     // Queues of one device usually have one size, which a driver may lower for each.
-    let ring_sizes =
-        (0..queues).map(|_| if rng.chance(1, 4) { (ring_size / 2).max(8) } else { ring_size }).collect();
+    let ring_sizes = (0..queues)
+        .map(|_| if rng.chance(1, 4) { (ring_size / 2).max(RING_SIZE_MIN) } else { ring_size })
+        .collect();
     // A third of the drives have blocks of 4096 bytes.
     let large = bdev == BdevKind::Nvme && Rng::new(seed, STREAM_BLOCKS + number).chance(1, 3);
     let block_sectors = if large { 8 } else { 1 };

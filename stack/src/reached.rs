@@ -206,7 +206,7 @@ points! {
         }
         "vhost", "virtio/split.rs" {
             /// A ring is refused: a size that its layout does not allow.
-            RingSize = "ring-size", never: "the message that says the size is refused before";
+            RingSize = "ring-size";
             /// A ring is refused: an area is too short or misaligned.
             RingArea = "ring-area";
             /// A ring breaks: the available index is further ahead than the ring is long.

@@ -324,7 +324,12 @@ impl HostileFrontEnd {
             }
             request::REM_MEM_REG if odd => (plain.u64(0).u64(1).u64(2).u64(3).u64(0), Vec::new()),
             request::REM_MEM_REG => (region(plain.u64(0)), Vec::new()),
-            request::SET_VRING_NUM => (state(u64::from(SIZE) << u32::from(odd)), Vec::new()),
+            // Longer than its region is for, or of a size that only packed rings may have.
+            request::SET_VRING_NUM if odd => {
+                let size = u64::from(SIZE);
+                (state(if self.rng.chance(1, 2) { size << 1 } else { size - 1 }), Vec::new())
+            }
+            request::SET_VRING_NUM => (state(SIZE.into()), Vec::new()),
             request::SET_VRING_BASE if self.packed => {
                 (state(self.position() | self.position() << 16), Vec::new())
             }

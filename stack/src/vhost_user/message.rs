@@ -175,13 +175,12 @@ fn ring_index(index: u64) -> Result<u16, MessageError> {
     }
 }
 
-/// Checks a number of entries: any that a ring may have, a power of two (virtio 1.3, section 2.7).
+/// Checks a number of entries: any that a ring of either layout may have (virtio 1.3, section 2.8.10.1). That a split ring
+/// wants a power of two (section 2.7) is looked at when it starts, since which layout it has may be said later.
 fn ring_size(field: &'static str, size: u32) -> Result<u16, MessageError> {
     match u16::try_from(size) {
-        Ok(size) if size.is_power_of_two() && size <= MAX_QUEUE_SIZE => Ok(size),
-        _ => {
-            Err(MessageError::Field { field, found: size.into(), allowed: "a power of two from 1 to 32768" })
-        }
+        Ok(size) if size > 0 && size <= MAX_QUEUE_SIZE => Ok(size),
+        _ => Err(MessageError::Field { field, found: size.into(), allowed: "1 to 32768" }),
     }
 }
 

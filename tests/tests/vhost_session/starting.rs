@@ -79,6 +79,26 @@ fn a_kick_that_came_before_the_ring_was_enabled_is_not_lost() {
 }
 
 #[test]
+fn a_split_ring_of_a_size_that_is_no_power_of_two_is_refused_once_it_is_whole() {
+    let (mut rig, mut front) = greeted(1);
+    front.send(&mut rig, request::SET_FEATURES, &longs(&[FEATURES]), &[]);
+    let (table, file) = (front.memory.table(), front.memory.file.try_clone().unwrap());
+    assert_eq!(front.ack(&mut rig, request::SET_MEM_TABLE, &table, &[&file]), 0);
+    for size in [0, 32_769] {
+        assert_eq!(front.ack(&mut rig, request::SET_VRING_NUM, &words(&[0, size]), &[]), 1, "no ring has it");
+    }
+    front.describe_ring(0, 0);
+    // Packed rings may have any size, and the layout may be said after it.
+    assert_eq!(front.ack(&mut rig, request::SET_VRING_NUM, &words(&[0, 12]), &[]), 0);
+    assert_eq!(
+        front.ack(&mut rig, request::SET_VRING_ENABLE, &words(&[0, 1]), &[]),
+        1,
+        "a split ring has not"
+    );
+    assert_eq!(rig.running(), 0);
+}
+
+#[test]
 fn without_protocol_features_the_rings_are_enabled_at_once() {
     let mut rig = Rig::new();
     let mut front = FrontEnd::connect(&mut rig, 1);
