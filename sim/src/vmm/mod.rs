@@ -382,6 +382,10 @@ impl<W: Witness> Vmm<W> {
                 Next::Nothing => {}
             }
         }
+        if self.gives_handover_up() {
+            self.script.ops.clear();
+            worked = true;
+        }
         for _ in 0..=self.rng.below(SEND_BURST) {
             if self.script.awaited.is_some() || !self.link().is_flushed() {
                 break;
@@ -392,6 +396,15 @@ impl<W: Witness> Vmm<W> {
             worked = true;
         }
         Ok(if worked { Step::Worked } else { Step::Idle { until } })
+    }
+
+    /// Whether a hand-over after a death goes no further, since the guest resets its device meanwhile: rings are stopped
+    /// that were described in part and never ran. The region was passed, so that the target ends their tracking.
+    fn gives_handover_up(&mut self) -> bool {
+        let Script { ops, awaited } = &self.script;
+        let passed = ops.contains(&Op::Started) && !ops.contains(&Op::SetInflight) && awaited.is_none();
+        let resets = self.task.is_none() && self.tasks.front() == Some(&Task::Reset);
+        passed && resets && self.has(protocol::INFLIGHT_SHMFD) && self.rng.chance(1, 4)
     }
 
     /// What is to be said next: of the script, or that the guest kicked a ring.
