@@ -448,7 +448,7 @@ points! {
             /// NVMe commands that a reset interrupted are given to the new queue.
             NvmeGivenAgain = "nvme-given-again";
             /// An NVMe command was lost in too many resets.
-            NvmeLostTooOften = "nvme-lost-too-often", never: "one command out at five resets is more than a seed draws of one world";
+            NvmeLostTooOften = "nvme-lost-too-often";
             /// An NVMe channel has lost its controller: everything fails.
             NvmeChannelFailed = "nvme-channel-failed";
         }

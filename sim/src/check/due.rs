@@ -39,6 +39,9 @@ pub fn due(scenario: &Scenario) -> Vec<&'static str> {
         (CALLS_BY_MESSAGE, guest.in_band != Switch::Off),
         (Judged::FENCE, has(&[BdevKind::Uring, BdevKind::Aio])),
         ("iommu", drives),
+        ("boundaries", drives),
+        // It judges drives that are well.
+        ("ladder", drives && !FaultKind::ALL.iter().any(|kind| kind.touches_drives() && on(*kind))),
         ("zero copy", drives),
     ];
     let also = also.into_iter().filter(|(_, due)| *due).map(|(name, _)| name);
