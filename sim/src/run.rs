@@ -57,6 +57,7 @@ pub fn run_followed(plan: &Plan, script: Option<&[Fault]>, follower: Box<dyn Fol
 /// Runs the world that was made for a plan.
 fn run_created(plan: &Plan, script: Option<&[Fault]>) -> Outcome {
     let record = Rc::new(RefCell::new(Record::default()));
+    world::with(|world| world.only_faults_ail_drives = true);
     let guests = build(plan, script, &record);
     let end = catch_unwind(AssertUnwindSafe(scheduler::run));
     if let Err(payload) = end {

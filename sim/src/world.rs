@@ -302,6 +302,8 @@ pub struct World {
     /// Requests that a new life found and submits again.
     pub(crate) replayed: u64,
     pub(crate) judged: Judged,
+    /// Nobody but a fault pulls out a drive or asks it for what fails.
+    pub(crate) only_faults_ail_drives: bool,
     pub(crate) coverage: Coverage,
 }
 
@@ -361,6 +363,7 @@ pub fn create(seed: u64, temper: Temper, faults: Faults) {
         kills: 0,
         replayed: 0,
         judged: Judged::default(),
+        only_faults_ail_drives: false,
         coverage: Coverage::default(),
     };
     WORLD.with_borrow_mut(|slot| *slot = Some(Box::new(world)));
@@ -510,7 +513,9 @@ impl World {
     pub(crate) fn reach(&mut self, point: Reached) {
         if !self.is_fenced() {
             self.coverage.reach(point, self.faults.struck());
-            if let Err(what) = ladder::judge(point, self.faults.struck()) {
+            if self.only_faults_ail_drives
+                && let Err(what) = ladder::judge(point, self.faults.struck())
+            {
                 self.fail("ladder", what);
             }
         }

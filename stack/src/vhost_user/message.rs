@@ -541,7 +541,6 @@ mod tests {
             (Request::SetVringNum, bytes(&[128, 128]), 0, "the ring's index is 0x80"),
             (Request::SetVringNum, bytes(&[u32::MAX, 128]), 0, "the ring's index is 0xffffffff"),
             (Request::SetVringNum, bytes(&[0, 0]), 0, "the ring's size is 0x0"),
-            (Request::SetVringNum, bytes(&[0, 3]), 0, "the ring's size is 0x3"),
             (Request::SetVringNum, bytes(&[0, 65536]), 0, "the ring's size is 0x10000"),
             (Request::SetVringAddr, address(128, 0), 0, "the ring's index is 0x80"),
             (Request::SetVringAddr, address(0, 2), 0, "the ring's flags is 0x2"),
