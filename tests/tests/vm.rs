@@ -110,6 +110,16 @@ impl Scene {
         self.target.recorded_events().iter().filter(|name| *name == "request-replayed").count()
     }
 
+    /// Waits until this incarnation has begun to serve the rings of a guest that goes on.
+    fn wait_rings(&self, guest: &mut Guest) {
+        let started = Instant::now();
+        while !self.target.recorded_events().iter().any(|name| name == "queue-started") {
+            guest.assert_runs();
+            assert!(started.elapsed() < SERVE_WAIT, "no ring ran for {SERVE_WAIT:?} after a restart");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Waits until this incarnation has completed a request of a guest that goes on.
     fn wait_served(&self, guest: &mut Guest) {
         let started = Instant::now();
@@ -197,10 +207,14 @@ fn lives(mut scene: Scene, qemu: Qemu, queues: u16, script: &str, ends: u32, end
             }
         }
         // Three incarnations of four do some work first; the fourth may end at any point of its start and of QEMU's
-        // reconnection, before it has served anything.
+        // reconnection, before it has served anything. Not with the older QEMU, which never comes again when it loses its
+        // back-end in the middle of vhost_dev_init (it forgets its handler of the next connection).
         let ran = if draw.chance(3, 4) {
             scene.wait_served(&mut guest);
             milliseconds_below(&mut draw, 800)
+        } else if qemu == Qemu::Debian12 {
+            scene.wait_rings(&mut guest);
+            milliseconds_below(&mut draw, 100)
         } else {
             milliseconds_below(&mut draw, 1500)
         };
