@@ -35,3 +35,8 @@ pub(crate) fn from_errno(errno: Errno) -> Error {
 pub(crate) fn with_errno(kind: ErrorKind, errno: Errno) -> Error {
     Error { kind, errno: errno.raw_os_error() }
 }
+
+/// The number in an error of the standard library that came from a system call.
+pub(crate) fn os_error(error: &std::io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}

@@ -5,7 +5,7 @@
 //! call to the buffer. What is sent the kernel copies, so it is released at once; a stream that sends without copying
 //! (MSG_ZEROCOPY) would release it when the socket's error queue says so, in the order of the sends.
 
-use crate::error::{from_errno, with_errno};
+use crate::error::{from_errno, os_error, with_errno};
 use crate::window::HostWindow;
 use runtime::{Error, ErrorKind, Net, Result, Segments, TcpListener, TcpStream, Window};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -202,17 +202,13 @@ impl HostTcpStream {
             };
             match usize::try_from(received) {
                 Ok(received) => return Ok(received),
-                Err(_) => match last_errno() {
+                Err(_) => match os_error(&std::io::Error::last_os_error()) {
                     Errno::INTR => {}
                     errno => return self.ended(errno),
                 },
             }
         }
     }
-}
-
-fn last_errno() -> Errno {
-    Errno::from_raw_os_error(std::io::Error::last_os_error().raw_os_error().unwrap_or(0))
 }
 
 /// The vectors of one call, filled from their beginning.
@@ -347,7 +343,7 @@ impl TcpStream for HostTcpStream {
                     self.released.push_back(token);
                     return Ok(sent);
                 }
-                Err(_) => match last_errno() {
+                Err(_) => match os_error(&std::io::Error::last_os_error()) {
                     Errno::INTR => {}
                     errno => return self.ended(errno),
                 },

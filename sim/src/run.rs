@@ -1,6 +1,6 @@
 //! One run: what a seed drew of a scenario (and, in a replay, the list of faults) to a verdict.
 
-use crate::check::{DeviceCheckers, Observation};
+use crate::check::{DeviceCheckers, Observation, ladder};
 use crate::faults::{Fault, FaultKind};
 use crate::follow::Follower;
 use crate::guest::Witness;
@@ -99,8 +99,7 @@ fn all_checks(plan: &Plan, world: &mut World, record: &Record) -> BTreeMap<&'sta
     if plan.drives.is_some() {
         checks.insert("iommu", world.device_accesses());
         checks.insert("boundaries", world.nvme_total(|counts| counts.commands));
-        // Once a fault of a drive has struck, the driver may do what it has to.
-        if !world.faults().struck().iter().any(|fault| fault.kind.touches_drives()) {
+        if ladder::is_judge(world.faults().struck()) {
             checks.insert("ladder", world.nvme_total(|counts| counts.commands));
         }
     }

@@ -121,7 +121,7 @@ impl World {
         if room == 0 {
             return Err(ErrorKind::WouldBlock.into());
         }
-        let len = self.cut(bytes.len().min(room));
+        let len = self.temper.cut(bytes.len().min(room), &mut self.streams.wire, &mut self.trace, 2);
         self.trace.add(Record::Send, u64::from(end), len as u64);
         self.trace.bytes(&bytes[..len]);
         self.changed();
@@ -149,7 +149,7 @@ impl World {
         if available == 0 {
             return if peer_open { Err(ErrorKind::WouldBlock.into()) } else { Ok(0) };
         }
-        let most = self.cut(available);
+        let most = self.temper.cut(available, &mut self.streams.wire, &mut self.trace, 2);
         let state = &mut self.sockets.ends[end as usize];
         let mut got = 0;
         while got < most {
@@ -244,16 +244,6 @@ impl World {
         let state = &mut self.sockets.listeners[listener as usize];
         state.waiter = waiter;
         !state.backlog.is_empty()
-    }
-
-    /// A length from 1 to `len`: mostly all of it.
-    fn cut(&mut self, len: usize) -> usize {
-        if len > 1 && self.streams.wire.chance(self.temper.cut_streams, 256) {
-            let cut = 1 + self.streams.wire.below(len as u64 - 1) as usize;
-            self.trace.add(Record::Draw, 2, cut as u64);
-            return cut;
-        }
-        len
     }
 
     pub(crate) fn listen(&mut self, path: &str) -> Result<SimListener> {

@@ -230,6 +230,19 @@ pub struct Temper {
     pub time_max_ns: u64,
 }
 
+impl Temper {
+    /// How much of `len` bytes a stream takes or brings at once: at least one, mostly all of them. A cut is drawn from `rng`,
+    /// the stream of draws that has this number in the trace.
+    pub(crate) fn cut(&self, len: usize, rng: &mut Rng, trace: &mut Trace, number: u64) -> usize {
+        if len > 1 && rng.chance(self.cut_streams, 256) {
+            let cut = 1 + rng.below(len as u64 - 1) as usize;
+            trace.add(Record::Draw, number, cut as u64);
+            return cut;
+        }
+        len
+    }
+}
+
 /// What a temper that was written before there was a choice leaves out.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
 const fn is_zero(number: &u64) -> bool {

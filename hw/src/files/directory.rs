@@ -2,8 +2,8 @@
 //! [`crate::lock`]) and nothing is made durable that was not asked for: the order of the calls, and so what survives a power loss, is the stack's.
 
 use super::file::HostFile;
-use super::{machine_memory, os_error};
-use crate::error::{from_errno, with_errno};
+use super::machine_memory;
+use crate::error::{from_errno, os_error, with_errno};
 use crate::lock::lock_soon;
 use crate::memory::{HostMemory, map_file};
 use runtime::{Access, Directory, ErrorKind, FileOptions, Result};

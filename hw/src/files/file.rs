@@ -9,8 +9,8 @@
 //! last I/O would otherwise make the open fail as `Busy`, where a wait for the lock is what is wanted.
 
 use super::bounce::BOUNCE_ALIGNMENT;
-use super::{os_error, uring};
-use crate::error::{from_errno, with_errno};
+use super::uring;
+use crate::error::{from_errno, os_error, with_errno};
 use runtime::{ErrorKind, FileEngine, FileInfo, FileLock, FileOptions, Result};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;

@@ -130,8 +130,3 @@ fn drain_event(event: BorrowedFd<'_>) {
     // An empty counter answers EAGAIN, which is what was wanted.
     let _ = rustix::io::read(event, &mut counter);
 }
-
-/// The number in an error of the standard library that came from a system call.
-fn os_error(error: &std::io::Error) -> rustix::io::Errno {
-    rustix::io::Errno::from_io_error(error).unwrap_or(rustix::io::Errno::IO)
-}

@@ -24,9 +24,14 @@ const fn is_rung(point: Reached) -> bool {
     )
 }
 
+/// Whether the driver has nothing to mend yet: once a fault of a drive has struck, it may do what it has to.
+pub(crate) fn is_judge(struck: &[Fault]) -> bool {
+    !struck.iter().any(|fault| fault.kind.touches_drives())
+}
+
 /// Judges a point of the stack that was reached, after these faults.
 pub(crate) fn judge(point: Reached, struck: &[Fault]) -> Verdict {
-    if is_rung(point) && !struck.iter().any(|fault| fault.kind.touches_drives()) {
+    if is_rung(point) && is_judge(struck) {
         return Err(format!("{} was reached, and nothing is wrong with any drive", point.name()));
     }
     Ok(())

@@ -421,7 +421,7 @@ impl World {
         if available == 0 {
             return Ok(Vec::new());
         }
-        let len = self.cut_network(available);
+        let len = self.temper.cut(available, &mut self.streams.network, &mut self.trace, 4);
         Ok(self.network().ends[end as usize].arrived.drain(..len).collect())
     }
 
@@ -430,7 +430,7 @@ impl World {
         if !self.network().connected(end)? {
             return Err(ErrorKind::WouldBlock.into());
         }
-        let len = self.cut_network(bytes.len());
+        let len = self.temper.cut(bytes.len(), &mut self.streams.network, &mut self.trace, 4);
         let network = self.network();
         let sent =
             match network.at_end(end, 1, |stream, context| stream.poll_write(context, &bytes[..len]))? {
@@ -595,15 +595,5 @@ impl World {
             };
             self.wake(waiter);
         }
-    }
-
-    /// A length from 1 to `len`: mostly all of it.
-    fn cut_network(&mut self, len: usize) -> usize {
-        if len > 1 && self.streams.network.chance(self.temper.cut_streams, 256) {
-            let cut = 1 + self.streams.network.below(len as u64 - 1) as usize;
-            self.trace.add(Record::Draw, 4, cut as u64);
-            return cut;
-        }
-        len
     }
 }

@@ -1,11 +1,12 @@
 //! TCP between two hosts.
 
+use super::sleeping::finds;
 use super::{NetOf, Task, TcpStreamOf, World, ready, run, spawn};
 use runtime::{
     CoreId, ErrorKind, Interest, Memory, Net, Platform, Receiver, Segments, Sender, TcpListener, TcpStream,
     Wakes, Window,
 };
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
@@ -604,25 +605,11 @@ pub fn what_came_before_the_sleep_ends_it<W: World>() {
         let bytes = memory::<W>(&task, b"x");
         assert_eq!(ours.send(Segments(&[bytes.window()]), 0), Ok(1));
         // On its way, or there.
-        finds(&task, move |wakes| wakes.tcp_stream(&theirs, Interest::Receive)).await;
-        finds(&task, move |wakes| wakes.tcp_stream(&ours, Interest::ReceiveAndSend)).await;
+        finds(&task, A_WHILE * 50, move |wakes| wakes.tcp_stream(&theirs, Interest::Receive)).await;
+        finds(&task, A_WHILE * 50, move |wakes| wakes.tcp_stream(&ours, Interest::ReceiveAndSend)).await;
         let listener = listen::<W>(&task, false);
         let mut waiting = W::another_host(&task.platform).connect(listener.address(), None).unwrap();
         is_made::<W>(&task, &mut waiting).await;
-        finds(&task, move |wakes| wakes.tcp_listener(&listener)).await;
+        finds(&task, A_WHILE * 50, move |wakes| wakes.tcp_listener(&listener)).await;
     });
-}
-
-/// Lets the core sleep with one thing armed, and returns once it was woken, or after a while where the world never sleeps.
-async fn finds<P: Platform>(task: &Task<P>, mut arm: impl FnMut(&mut P::Wakes) + 'static) {
-    let has_armed = Rc::new(Cell::new(false));
-    let told = has_armed.clone();
-    let limit = task.platform.now().after(A_WHILE * 50);
-    let ask = || (has_armed.get() || task.platform.now() >= limit).then_some(());
-    let arm = move |wakes: &mut P::Wakes| {
-        arm(wakes);
-        told.set(true);
-    };
-    task.sleep("what was there before", ask, arm).await;
-    assert!(task.platform.now() < limit.after(A_WHILE * 500), "the core slept over what was there before");
 }

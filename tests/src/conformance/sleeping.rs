@@ -146,35 +146,40 @@ pub fn what_came_before_the_sleep_ends_it<W: World>() {
         let (one, other) = W::eventfd();
         other.into_notifier().unwrap().ring();
         let one = one.into_notifier().unwrap();
-        finds(&task, move |wakes| wakes.notifier(&one)).await;
+        finds(&task, A_WHILE, move |wakes| wakes.notifier(&one)).await;
 
         let (ours, mut theirs) = connection::<W>(&task).await;
         send::<W>(&task, &mut theirs, b"x", &[]).await;
-        finds(&task, move |wakes| wakes.stream(&ours, Interest::Receive)).await;
-        finds(&task, move |wakes| wakes.stream(&theirs, Interest::ReceiveAndSend)).await;
+        finds(&task, A_WHILE, move |wakes| wakes.stream(&ours, Interest::Receive)).await;
+        finds(&task, A_WHILE, move |wakes| wakes.stream(&theirs, Interest::ReceiveAndSend)).await;
 
         let path = W::socket_path();
         let listener = task.platform.listen(&path, &Default::default()).unwrap();
         let _waiting = W::connect(&path).unwrap();
-        finds(&task, move |wakes| wakes.listener(&listener)).await;
+        finds(&task, A_WHILE, move |wakes| wakes.listener(&listener)).await;
 
         let (sender, receiver) = task.platform.mailbox(1);
         sender.send(7).unwrap();
-        finds(&task, move |wakes| wakes.mailbox(&receiver)).await;
+        finds(&task, A_WHILE, move |wakes| wakes.mailbox(&receiver)).await;
 
         let (sender, mut receiver) = task.platform.mailbox(1);
         let job = task.platform.offload(move || sender.send(7));
         // The job has all but ended when its message is there.
         task.poll("the job's message", || receiver.receive()).await;
-        finds(&task, move |wakes| wakes.job(&job)).await;
+        finds(&task, A_WHILE, move |wakes| wakes.job(&job)).await;
     });
 }
 
-/// Lets the core sleep with one thing armed, and returns once it was woken, or after a while where the world never sleeps.
-async fn finds<P: Platform>(task: &super::Task<P>, mut arm: impl FnMut(&mut P::Wakes) + 'static) {
+/// Lets the core sleep with one thing armed, which is there or comes within `within`. Returns once it was woken, or after
+/// that time where the world never sleeps.
+pub(super) async fn finds<P: Platform>(
+    task: &super::Task<P>,
+    within: Duration,
+    mut arm: impl FnMut(&mut P::Wakes) + 'static,
+) {
     let has_armed = Rc::new(Cell::new(false));
     let told = has_armed.clone();
-    let limit = task.platform.now().after(A_WHILE);
+    let limit = task.platform.now().after(within);
     let ask = || (has_armed.get() || task.platform.now() >= limit).then_some(());
     let arm = move |wakes: &mut P::Wakes| {
         arm(wakes);
