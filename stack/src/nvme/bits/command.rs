@@ -1,5 +1,6 @@
 //! Submission queue entries (section 3.3.3.1), opcodes, and the commands that the project sends.
 
+use super::layout::Field;
 use super::sgl::SglDescriptor;
 
 /// Bytes of a submission queue entry.
@@ -32,8 +33,12 @@ pub mod admin {
     pub const GET_FEATURES: u8 = 0x0a;
     /// Asynchronous Event Request (section 5.2).
     pub const ASYNC_EVENT_REQUEST: u8 = 0x0c;
+    /// Keep Alive (section 5.18).
+    pub const KEEP_ALIVE: u8 = 0x18;
     /// Doorbell Buffer Config (section 5.8).
     pub const DOORBELL_BUFFER_CONFIG: u8 = 0x7c;
+    /// All commands of NVMe over Fabrics (section 6), on any queue.
+    pub const FABRICS: u8 = 0x7f;
 }
 
 /// Opcodes of I/O commands (section 7 and NVM 3.2).
@@ -148,6 +153,17 @@ impl Command {
             dptr: [words[3], words[4]],
             cdw10: [d10, d11, d12, d13, d14, d15],
         }
+    }
+
+    /// Reads it from the first [`SQE_LEN`] bytes of a buffer.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Self {
+        Self::from_words(Field::load(bytes, 0))
+    }
+
+    /// Writes it to the first [`SQE_LEN`] bytes of a buffer.
+    pub fn encode(&self, bytes: &mut [u8]) {
+        self.words().store(bytes, 0);
     }
 
     /// Which kind of data pointer it has: [`PSDT_PRP`], [`PSDT_SGL`], or another.

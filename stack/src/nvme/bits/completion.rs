@@ -1,5 +1,6 @@
 //! Completion queue entries (section 3.3.3.2).
 
+use super::layout::Field;
 use super::status::Status;
 
 /// Bytes of a completion queue entry.
@@ -53,6 +54,17 @@ impl Completion {
             status: Status((last >> 17) as u16),
             phase: Self::phase_of(last),
         }
+    }
+
+    /// Reads it from the first [`CQE_LEN`] bytes of a buffer.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Self {
+        Self::from_dwords(Field::load(bytes, 0))
+    }
+
+    /// Writes it to the first [`CQE_LEN`] bytes of a buffer.
+    pub fn encode(&self, bytes: &mut [u8]) {
+        self.dwords().store(bytes, 0);
     }
 
     /// The phase tag in dword 3.

@@ -10,6 +10,10 @@ pub mod feature {
     pub const NUMBER_OF_QUEUES: u8 = 0x07;
     /// Asynchronous Event Configuration (section 5.27.1.8).
     pub const ASYNC_EVENT_CONFIG: u8 = 0x0b;
+    /// Keep Alive Timer (section 5.27.1.12): milliseconds.
+    pub const KEEP_ALIVE_TIMER: u8 = 0x0f;
+    /// Host Identifier (section 5.27.1.19).
+    pub const HOST_IDENTIFIER: u8 = 0x81;
 }
 
 bit_fields! {

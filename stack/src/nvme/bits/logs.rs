@@ -12,6 +12,12 @@ pub mod log {
     pub const FIRMWARE: u8 = 0x03;
     /// Changed Namespace List (section 5.16.1.5).
     pub const CHANGED_NAMESPACES: u8 = 0x04;
+    /// Commands Supported and Effects (section 5.16.1.6).
+    pub const COMMAND_EFFECTS: u8 = 0x05;
+    /// Asymmetric Namespace Access (section 5.16.1.13).
+    pub const ANA: u8 = 0x0c;
+    /// Discovery (section 5.16.1.23).
+    pub const DISCOVERY: u8 = 0x70;
 }
 
 /// Types and kinds of asynchronous events (section 5.2.1).
@@ -30,6 +36,10 @@ pub mod event {
     pub const NAMESPACE_ATTRIBUTE: u32 = 0;
     /// A notice: firmware is being activated.
     pub const FIRMWARE_ACTIVATION: u32 = 1;
+    /// A notice: the access to a group of namespaces changed.
+    pub const ANA_CHANGE: u32 = 3;
+    /// A notice: the discovery log page changed.
+    pub const DISCOVERY_CHANGE: u32 = 0xf0;
 }
 
 bit_fields! {

@@ -6,6 +6,7 @@
 
 mod command;
 mod completion;
+mod fabrics;
 mod features;
 mod identify;
 mod layout;
@@ -13,9 +14,14 @@ mod logs;
 mod registers;
 mod sgl;
 mod status;
+mod tcp;
 
 pub use command::{Command, PSDT_PRP, PSDT_SGL, SQE_LEN, admin, cns, io};
 pub use completion::{CQE_LEN, Completion};
+pub use fabrics::{
+    CNTLID_DYNAMIC, Connect, ConnectData, Connected, DISCOVERY_NQN, DiscoveryEntry, DiscoveryHeader,
+    InvalidParameter, NQN_MAX, fctype,
+};
 pub use features::{AsyncEventConfig, QueueCount, feature};
 pub use identify::{
     DSM_RANGES_MAX, DsmRange, IDENTIFY_LEN, IdDescriptor, IdDescriptors, IdentifyController,
@@ -28,6 +34,9 @@ pub use registers::{
 };
 pub use sgl::{SGL_DESCRIPTOR_LEN, SglDescriptor};
 pub use status::{Status, code_type};
+pub use tcp::{
+    CAPSULE_CMD_LEN, CAPSULE_RESP_LEN, DataPdu, IcReq, IcResp, PduHeader, R2t, TermReq, digest, pdu,
+};
 
 /// Bytes of a memory page, the smallest that a controller may be configured for (CC.MPS 0, section 3.1.3.5), and the only
 /// one that this project uses.

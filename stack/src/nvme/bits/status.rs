@@ -97,6 +97,8 @@ codes! {
     CAPACITY_EXCEEDED = GENERIC, 0x81, "capacity exceeded";
     /// The namespace is not ready.
     NAMESPACE_NOT_READY = GENERIC, 0x82, "namespace not ready";
+    /// The keep alive timeout may not be this.
+    KEEP_ALIVE_TIMEOUT_INVALID = GENERIC, 0x1a, "keep alive timeout invalid";
     /// A reservation stands against it.
     RESERVATION_CONFLICT = GENERIC, 0x83, "reservation conflict";
     /// No such completion queue.
@@ -117,6 +119,22 @@ codes! {
     INVALID_QUEUE_DELETION = COMMAND, 0x0c, "invalid queue deletion";
     /// The feature cannot be changed.
     FEATURE_NOT_CHANGEABLE = COMMAND, 0x0e, "feature not changeable";
+    /// A Connect of a format that is not supported.
+    CONNECT_INCOMPATIBLE_FORMAT = COMMAND, 0x80, "connect incompatible format";
+    /// The controller has a connection already, or there are too many.
+    CONNECT_CONTROLLER_BUSY = COMMAND, 0x81, "connect controller busy";
+    /// A parameter of a Connect is wrong; dword 0 says which.
+    CONNECT_INVALID_PARAMETERS = COMMAND, 0x82, "connect invalid parameters";
+    /// The host should ask the discovery controller again.
+    CONNECT_RESTART_DISCOVERY = COMMAND, 0x83, "connect restart discovery";
+    /// The host may not use the subsystem.
+    CONNECT_INVALID_HOST = COMMAND, 0x84, "connect invalid host";
+    /// The queue is none that may be disconnected.
+    INVALID_QUEUE_TYPE = COMMAND, 0x85, "invalid queue type";
+    /// The discovery log page changed while it was read.
+    DISCOVERY_RESTART = COMMAND, 0x90, "discover restart";
+    /// The queue must authenticate first.
+    AUTHENTICATION_REQUIRED = COMMAND, 0x91, "authentication required";
     /// The media did not take the data.
     WRITE_FAULT = MEDIA, 0x80, "write fault";
     /// The media did not give the data.
