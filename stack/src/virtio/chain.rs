@@ -4,7 +4,7 @@
 //! a readable buffer behind a writable one. Each of these makes the chain malformed, and only the chain: it is given
 //! back with a used length of 0 and the ring goes on. A walk is bounded by [`MAX_DESCRIPTORS`] in each table.
 
-use super::memory::GuestMemory;
+use super::memory::Lookup;
 use super::packed::PackedDescriptor;
 use super::split::{DESCRIPTOR_SIZE, Descriptor};
 use crate::block::MAX_SEGMENTS;
@@ -107,7 +107,7 @@ impl<W: runtime::Window> Chain<W> {
         size: u16,
         head: u16,
         indirect_allowed: bool,
-        memory: &GuestMemory<P>,
+        memory: &mut Lookup<'_, P>,
     ) -> Result<(), ChainError> {
         self.clear();
         let (mut table, mut table_size, mut index) = (*descriptors, u32::from(size), head);
@@ -146,7 +146,7 @@ impl<W: runtime::Window> Chain<W> {
         &mut self,
         descriptors: &[PackedDescriptor],
         indirect_allowed: bool,
-        memory: &GuestMemory<P>,
+        memory: &mut Lookup<'_, P>,
     ) -> Result<(), ChainError> {
         self.clear();
         if descriptors.len() > MAX_DESCRIPTORS as usize {
@@ -262,7 +262,7 @@ impl<W: runtime::Window> Chain<W> {
         address: u64,
         len: u32,
         flags: u16,
-        memory: &GuestMemory<P>,
+        memory: &mut Lookup<'_, P>,
     ) -> Result<(), ChainError> {
         if len == 0 {
             return Ok(());

@@ -7,7 +7,7 @@ use super::chain::{Chain, ChainError};
 use super::inflight::packed::PackedInflight;
 use super::inflight::{InflightError, SplitInflight};
 use super::log::DirtyLog;
-use super::memory::GuestMemory;
+use super::memory::Lookup;
 use super::packed::{self, PackedDescriptor, PackedRing, Position};
 use super::split::{Areas, RingError, SplitRing};
 use crate::reached::Reached;
@@ -260,7 +260,7 @@ impl<W: Window> Ring<W> {
         number: u16,
         chain: &mut Chain<W>,
         indirect_allowed: bool,
-        memory: &GuestMemory<P>,
+        memory: &mut Lookup<'_, P>,
     ) -> Result<(), ChainError> {
         match self {
             Self::Split { ring, .. } => {

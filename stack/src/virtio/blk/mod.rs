@@ -659,7 +659,7 @@ impl<P: Platform> BlkDevice<P> {
             channel: &mut *self.channel,
             slots: &mut self.slots,
             budget: Budget::new(),
-            memory,
+            memory: memory.lookup(),
             log: self.log.as_ref().filter(|_| logs),
             rules: &self.rules,
             id: &self.id,

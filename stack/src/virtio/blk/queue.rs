@@ -14,7 +14,7 @@ use crate::reached::Reached;
 use crate::virtio::chain::ChainError;
 use crate::virtio::features as ring_features;
 use crate::virtio::log::DirtyLog;
-use crate::virtio::memory::GuestMemory;
+use crate::virtio::memory::Lookup;
 use crate::virtio::ring::{Layout, LogAddresses, Ring, RingConfig, Started};
 use crate::virtio::split::{Areas, RingError};
 use alloc::boxed::Box;
@@ -28,7 +28,7 @@ pub(super) struct Work<'a, P: Platform> {
     pub(super) channel: &'a mut dyn Channel<P>,
     pub(super) slots: &'a mut Slots<P::Window>,
     pub(super) budget: Budget,
-    pub(super) memory: &'a GuestMemory<P>,
+    pub(super) memory: Lookup<'a, P>,
     pub(super) log: Option<&'a DirtyLog<P>>,
     pub(super) rules: &'a Rules,
     pub(super) id: &'a [u8; ID_LEN],
@@ -198,7 +198,7 @@ impl<P: Platform> Queue<P> {
     fn submit_first(&mut self, head: u16, work: &mut Work<'_, P>) -> bool {
         let Some((mark, slot)) = work.slots.take() else { return false };
         self.marks[usize::from(head)] = mark;
-        let walked = self.ring.walk(head, &mut slot.chain, self.indirect, work.memory);
+        let walked = self.ring.walk(head, &mut slot.chain, self.indirect, &mut work.memory);
         work.budget.decoded(slot.chain.walked);
         if let Err(error) = walked.and_then(|()| decode(slot, work.rules)) {
             work.slots.give_back(mark);
