@@ -100,7 +100,7 @@ impl<W> Default for Chain<W> {
 
 impl<W: runtime::Window> Chain<W> {
     /// Walks the chain of a split ring that begins at `head`, replacing what was here.
-    #[inline]
+    #[inline(always)]
     pub(super) fn walk_split<P: Platform<Window = W>>(
         &mut self,
         descriptors: &W,
@@ -222,27 +222,29 @@ impl<W: runtime::Window> Chain<W> {
         last.slice(rest, 1)
     }
 
-    /// Reads the first readable bytes and takes them; whether there were enough.
+    /// Takes the first 16 readable bytes, as a number; `None`: there are fewer.
     #[inline(always)]
-    pub(super) fn take_readable<const LEN: usize>(&mut self, into: &mut [u8; LEN]) -> bool {
+    pub(super) fn take_u128(&mut self) -> Option<u128> {
         match self.readable.first() {
             // What nearly every driver sends: a descriptor of its own for the header.
-            Some(first) if first.len() == LEN as u64 => {
-                first.read(0, into);
+            Some(first) if first.len() == 16 => {
+                let mut bytes = [0; 16];
+                first.read(0, &mut bytes);
                 self.taken = 1;
-                self.readable_len -= LEN as u64;
-                true
+                self.readable_len -= 16;
+                Some(u128::from_le_bytes(bytes))
             }
-            _ => self.take_readable_split(into),
+            _ => self.take_split_u128(),
         }
     }
 
     #[cold]
-    fn take_readable_split(&mut self, into: &mut [u8]) -> bool {
-        if Segments(&self.readable).read(0, into) < into.len() {
-            return false;
+    fn take_split_u128(&mut self) -> Option<u128> {
+        let mut bytes = [0; 16];
+        if Segments(&self.readable).read(0, &mut bytes) < bytes.len() {
+            return None;
         }
-        let mut left = into.len() as u64;
+        let mut left = 16;
         self.readable_len -= left;
         while left > 0 {
             let first = self.readable[self.taken];
@@ -253,7 +255,7 @@ impl<W: runtime::Window> Chain<W> {
             }
             left -= part;
         }
-        true
+        Some(u128::from_le_bytes(bytes))
     }
 
     #[inline(always)]

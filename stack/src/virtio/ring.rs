@@ -254,7 +254,7 @@ impl<W: Window> Ring<W> {
     }
 
     /// Finds the buffers of a request in flight; once for each.
-    #[inline]
+    #[inline(always)]
     pub(super) fn walk<P: Platform<Window = W>>(
         &mut self,
         number: u16,
