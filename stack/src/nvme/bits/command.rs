@@ -67,8 +67,16 @@ pub mod cns {
     pub const ACTIVE_NAMESPACES: u8 = 0x02;
     /// A namespace's identification descriptors (section 5.17.2.3).
     pub const NAMESPACE_DESCRIPTORS: u8 = 0x03;
+    /// A namespace, as a command set (CSI in the high byte of dword 11) describes it beyond the NVM command set (NVM 4.1.5.3).
+    pub const COMMAND_SET_NAMESPACE: u8 = 0x05;
     /// What a command set (CSI in the high byte of dword 11) adds to the controller (NVM 4.1.5.4).
     pub const COMMAND_SET_CONTROLLER: u8 = 0x06;
+    /// Identifiers of the active namespaces of a command set (section 5.17.2.6).
+    pub const COMMAND_SET_ACTIVE_NAMESPACES: u8 = 0x07;
+    /// A namespace, as no command set describes it (section 5.17.2.8).
+    pub const INDEPENDENT_NAMESPACE: u8 = 0x08;
+    /// The command sets that can be used together (section 5.17.2.19).
+    pub const COMMAND_SETS: u8 = 0x1c;
 }
 
 /// A submission queue entry. Fields that a command does not name are zero.

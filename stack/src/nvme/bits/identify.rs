@@ -66,6 +66,8 @@ structure! {
         cctemp: u16 = 268,
         /// Total NVM Capacity, bytes.
         tnvmcap: u128 = 280,
+        /// Keep Alive Support: how fine the timer is, in 100 ms; 0 none.
+        kas: u16 = 320,
         /// Submission Queue Entry Size: required in bits 3:0, maximum in bits 7:4, 2^n bytes.
         sqes: u8 = 512,
         /// Completion Queue Entry Size, likewise.
@@ -94,6 +96,18 @@ structure! {
         mnan: u32 = 540,
         /// NVM Subsystem NVMe Qualified Name, ASCII, ended by zero.
         subnqn: [u8; 256] = 768,
+        /// I/O Queue Command Capsule Supported Size, 16 bytes each.
+        ioccsz: u32 = 1792,
+        /// I/O Queue Response Capsule Supported Size, 16 bytes each.
+        iorcsz: u32 = 1796,
+        /// In Capsule Data Offset, 16 bytes each, behind the command.
+        icdoff: u16 = 1800,
+        /// Fabrics Controller Attributes: bit 0, only one subsystem per controller by static allocation.
+        fcatt: u8 = 1802,
+        /// Maximum SGL Data Block Descriptors of a capsule, 0 no limit.
+        msdbd: u8 = 1803,
+        /// Optional Fabrics Commands Supported: bit 0 Disconnect.
+        ofcs: u16 = 1804,
     }
 }
 
@@ -114,6 +128,24 @@ impl IdentifyController {
     pub const SGLS_DWORD_ALIGNMENT: u32 = 2;
     /// CNTRLTYPE: a controller with I/O.
     pub const TYPE_IO: u8 = 1;
+    /// CNTRLTYPE: a discovery controller.
+    pub const TYPE_DISCOVERY: u8 = 2;
+    /// CMIC: the subsystem may have more than one port.
+    pub const CMIC_PORTS: u8 = 1 << 0;
+    /// CMIC: the subsystem may have more than one controller.
+    pub const CMIC_CONTROLLERS: u8 = 1 << 1;
+    /// LPA: the Commands Supported and Effects log is there.
+    pub const LPA_EFFECTS: u8 = 1 << 1;
+    /// LPA: Get Log Page takes long lengths and offsets.
+    pub const LPA_EXTENDED: u8 = 1 << 2;
+    /// SGLS: data in the capsule by an offset.
+    pub const SGLS_OFFSET: u32 = 1 << 20;
+    /// SGLS: transport SGL data blocks.
+    pub const SGLS_TRANSPORT: u32 = 1 << 21;
+    /// VWC bits 2:1: Flush with the namespace that stands for all is refused.
+    pub const VWC_FLUSH_ALL_REFUSED: u8 = 2 << 1;
+    /// OFCS: Disconnect.
+    pub const OFCS_DISCONNECT: u16 = 1 << 0;
 }
 
 bit_fields! {
@@ -191,6 +223,10 @@ impl IdentifyNamespace {
     pub const NSFEAT_PREFERRED: u8 = 1 << 4;
     /// DLFEAT: Write Zeroes may deallocate.
     pub const DLFEAT_DEAC: u8 = 1 << 3;
+    /// DLFEAT bits 2:0: a deallocated block is read as zeroes.
+    pub const DLFEAT_READS_ZEROES: u8 = 1;
+    /// NMIC: more than one controller may have it.
+    pub const NMIC_SHARED: u8 = 1 << 0;
     /// NSATTR: write protected now.
     pub const NSATTR_WRITE_PROTECTED: u8 = 1 << 0;
 
@@ -200,6 +236,29 @@ impl IdentifyNamespace {
         let low = self.flbas & 0xf;
         if self.nlbaf < 16 { low } else { low | (self.flbas >> 5 & 3) << 4 }
     }
+}
+
+structure! {
+    /// Identify Namespace as no command set describes it (section 5.17.2.8).
+    IndependentNamespace: 4096 {
+        /// Common Namespace Features.
+        nsfeat: u8 = 0,
+        /// As [`IdentifyNamespace::nmic`].
+        nmic: u8 = 1,
+        /// Reservation Capabilities.
+        rescap: u8 = 2,
+        /// ANA Group Identifier.
+        anagrpid: u32 = 4,
+        /// As [`IdentifyNamespace::nsattr`].
+        nsattr: u8 = 8,
+        /// Namespace Status: [`IndependentNamespace::NSTAT_READY`].
+        nstat: u8 = 14,
+    }
+}
+
+impl IndependentNamespace {
+    /// NSTAT: ready.
+    pub const NSTAT_READY: u8 = 1 << 0;
 }
 
 structure! {

@@ -25,7 +25,8 @@ pub use fabrics::{
 pub use features::{AsyncEventConfig, QueueCount, feature};
 pub use identify::{
     DSM_RANGES_MAX, DsmRange, IDENTIFY_LEN, IdDescriptor, IdDescriptors, IdentifyController,
-    IdentifyNamespace, IdentifyNvmController, LbaFormat, NAMESPACE_LIST_ENTRIES, NSID_ALL, NSID_MAX,
+    IdentifyNamespace, IdentifyNvmController, IndependentNamespace, LbaFormat, NAMESPACE_LIST_ENTRIES,
+    NSID_ALL, NSID_MAX,
 };
 pub use logs::{AsyncEvent, ErrorEntry, FirmwareSlots, Health, LogPage, event, log};
 pub use registers::{

@@ -117,6 +117,8 @@ codes! {
     INVALID_LOG_PAGE = COMMAND, 0x09, "invalid log page";
     /// The completion queue still has submission queues.
     INVALID_QUEUE_DELETION = COMMAND, 0x0c, "invalid queue deletion";
+    /// The feature's value cannot be saved.
+    FEATURE_NOT_SAVEABLE = COMMAND, 0x0d, "feature identifier not saveable";
     /// The feature cannot be changed.
     FEATURE_NOT_CHANGEABLE = COMMAND, 0x0e, "feature not changeable";
     /// A Connect of a format that is not supported.
