@@ -13,6 +13,7 @@ pub mod block;
 pub mod control;
 pub mod events;
 pub mod nvme;
+mod outbox;
 pub mod reached;
 pub mod recording;
 pub mod target;

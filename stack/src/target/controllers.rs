@@ -4,9 +4,9 @@
 //! its core, told what to do by messages, and answers by messages ([`Outbox`]). A controller that ends without having been
 //! asked to says so from its destructor.
 
-use super::outbox::Outbox;
 use crate::block::Bdev;
 use crate::control::config::ControllerConfig;
+use crate::outbox::Outbox;
 use crate::vhost_user::{self, Controller};
 use alloc::boxed::Box;
 use alloc::string::String;

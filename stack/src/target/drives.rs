@@ -7,7 +7,6 @@
 //! let go and tried again and again; meanwhile its bdevs are gone, and who used them gets errors. What it brings when it is
 //! there again are other bdevs of the same names.
 
-use super::outbox::Outbox;
 use crate::block::{Disk, NvmeBdev};
 use crate::control::config::{DriveConfig, NvmeOptions, OnTimeout};
 use crate::nvme::bits::{LogPage, Status};
@@ -15,6 +14,7 @@ use crate::nvme::driver::{
     Controller, ControllerInfo, Failure, Link, Namespace, NamespaceState, Options, Report as DriverReport,
     Standing as DriverStanding,
 };
+use crate::outbox::Outbox;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};

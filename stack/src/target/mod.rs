@@ -11,7 +11,6 @@ mod controllers;
 mod drives;
 mod inventory;
 mod opening;
-mod outbox;
 mod pending;
 mod questions;
 

@@ -9,6 +9,7 @@ pub mod mailboxes;
 pub mod net;
 pub mod notifiers;
 pub mod nvme;
+pub mod nvme_tcp;
 pub mod sleeping;
 pub mod streams;
 pub mod windows;
@@ -311,6 +312,15 @@ macro_rules! conformance {
             a_release_wakes,
             the_end_wakes,
             what_came_before_the_sleep_ends_it,
+        }
+        $crate::conformance! { @suite $world, nvme_tcp:
+            what_is_written_is_read,
+            a_refused_command_ends_alone,
+            commands_wait_for_buffers_and_all_end,
+            a_malformed_pdu_ends_its_connection_alone,
+            who_may_not_connect_is_told_why,
+            queues_end_with_their_controller,
+            changes_are_told_and_settled,
         }
         $crate::conformance! { @suite $world, mailboxes:
             messages_come_once_in_order_and_no_more_than_fit,
