@@ -27,8 +27,10 @@ use alloc::vec::Vec;
 use runtime::{ErrorKind, Instant, Platform, Segments};
 
 /// One operation. Offsets and lengths are in bytes, multiples of the bdev's block size, validated by the submitter
-/// against [`Geometry`]: an operation out of range is a bug there, and is answered `OutOfRange` all the same.
+/// against [`Geometry`]: an operation out of range is a bug there, and is answered `OutOfRange` all the same. `u8`: a tag in
+/// the niche of a field would have to be computed at each look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Op {
     /// Reads into the segments.
     Read,

@@ -51,10 +51,11 @@ impl Kind {
     }
 }
 
-/// The latency bucket of `latency_ns`.
-const fn bucket(latency_ns: u64) -> usize {
-    let bits = (u64::BITS - latency_ns.leading_zeros()) as usize;
-    if bits < LATENCY_BUCKETS { bits } else { LATENCY_BUCKETS - 1 }
+/// The latency bucket of `latency_ns`: its number of bits.
+fn bucket(latency_ns: u64) -> usize {
+    const LAST: u64 = (1 << (LATENCY_BUCKETS - 1)) - 1;
+    // With a bit more at the end there is always one, so that the processor's own instruction has an answer.
+    (latency_ns.min(LAST) << 1 | 1).ilog2() as usize
 }
 
 /// One kind's counters on one core.
@@ -157,14 +158,9 @@ impl Statistics {
         Counters::add(&self.cores[usize::from(core.0)].copied_bytes, bytes);
     }
 
-    /// Counts one ended I/O of the calling core. `bytes` count only when it succeeded.
-    fn record(&self, core: CoreId, kind: Kind, bytes: u64, latency_ns: u64, ok: bool) {
-        let counters = &self.cores[usize::from(core.0)].kinds[kind as usize];
-        if ok {
-            counters.record(self.generation.load(Relaxed), bytes, latency_ns);
-        } else {
-            Counters::add(&counters.errors, 1);
-        }
+    /// What counts the I/Os of the calling core that have ended by now.
+    fn recorder(&self, core: CoreId) -> Recorder<'_> {
+        Recorder { kinds: &self.cores[usize::from(core.0)].kinds, generation: self.generation.load(Relaxed) }
     }
 
     /// What one core has counted since the bdev was made. Called by the control path.
@@ -193,6 +189,24 @@ impl Statistics {
     /// Minimum and maximum latencies begin anew from the next I/O on. Called by the control path's core only.
     pub fn restart_extremes(&self) {
         Counters::add(&self.generation, 1);
+    }
+}
+
+/// Counts what has ended on one core.
+struct Recorder<'a> {
+    kinds: &'a [Counters; Kind::ALL.len()],
+    generation: u64,
+}
+
+impl Recorder<'_> {
+    /// Counts one ended I/O. `bytes` count only when it succeeded.
+    fn record(&self, kind: Kind, bytes: u64, latency_ns: u64, ok: bool) {
+        let counters = &self.kinds[kind as usize];
+        if ok {
+            counters.record(self.generation, bytes, latency_ns);
+        } else {
+            Counters::add(&counters.errors, 1);
+        }
     }
 }
 
@@ -305,13 +319,13 @@ impl Snapshot {
     }
 }
 
-/// An I/O on its way through a [`Counted`] channel.
+/// A place of a [`Counted`] channel's table.
 #[derive(Clone, Copy, Debug)]
-struct InFlight {
-    token: u64,
-    submitted: Instant,
-    bytes: u64,
-    kind: Kind,
+enum Place {
+    /// Of an I/O on its way.
+    InFlight { token: u64, submitted: Instant, bytes: u64, kind: Kind },
+    /// Of none; the next free place after it.
+    Free { next: u32 },
 }
 
 /// A channel that counts: every bdev wraps its own channel in it, so that all front-ends are counted alike. It gives the
@@ -322,40 +336,46 @@ pub struct Counted<C> {
     inner: C,
     core: CoreId,
     statistics: Statistics,
-    in_flight: Box<[InFlight]>,
-    free: Vec<u32>,
+    /// By the inner channel's tokens.
+    places: Box<[Place]>,
+    /// The first free place; the table's length when there is none.
+    free: u32,
 }
 
 impl<C> Counted<C> {
     /// A channel of `core` around `inner`.
     pub fn new(inner: C, core: CoreId, statistics: Statistics) -> Self {
-        let unused = InFlight { token: 0, submitted: Instant(0), bytes: 0, kind: Kind::Read };
-        let free = (0..CHANNEL_DEPTH as u32).rev().collect();
-        Self { inner, core, statistics, in_flight: alloc::vec![unused; CHANNEL_DEPTH].into(), free }
+        let places = (1..=CHANNEL_DEPTH as u32).map(|next| Place::Free { next }).collect();
+        Self { inner, core, statistics, places, free: 0 }
     }
 }
 
 impl<P: Platform, C: Channel<P>> Channel<P> for Counted<C> {
     fn submit(&mut self, now: Instant, io: &Io<'_, P::Window>, token: u64) -> Result<(), ChannelFull> {
-        let Some(&slot) = self.free.last() else { return Err(ChannelFull) };
-        self.inner.submit(now, io, u64::from(slot))?;
-        self.free.pop();
-        self.in_flight[slot as usize] =
-            InFlight { token, submitted: now, bytes: io.len, kind: Kind::of(io.op) };
+        let Some(place) = self.places.get_mut(self.free as usize) else { return Err(ChannelFull) };
+        let Place::Free { next } = *place else { unreachable!("a free place has no I/O") };
+        *place = Place::InFlight { token, submitted: now, bytes: io.len, kind: Kind::of(io.op) };
+        if self.inner.submit(now, io, u64::from(self.free)).is_err() {
+            *place = Place::Free { next };
+            return Err(ChannelFull);
+        }
+        self.free = next;
         Ok(())
     }
 
     fn poll(&mut self, now: Instant, completions: &mut Vec<Completion>) -> bool {
         let first = completions.len();
         let worked = self.inner.poll(now, completions);
+        let recorder = self.statistics.recorder(self.core);
         for completion in &mut completions[first..] {
-            let slot = completion.token as u32;
-            let io = self.in_flight[slot as usize];
-            self.free.push(slot);
-            assert!(self.free.len() <= CHANNEL_DEPTH, "a channel completed an I/O twice");
-            completion.token = io.token;
-            let latency_ns = now.since_ns(io.submitted);
-            self.statistics.record(self.core, io.kind, io.bytes, latency_ns, completion.result.is_ok());
+            let place = &mut self.places[completion.token as usize];
+            let Place::InFlight { token, submitted, bytes, kind } = *place else {
+                panic!("a channel completed an I/O twice");
+            };
+            *place = Place::Free { next: self.free };
+            self.free = completion.token as u32;
+            completion.token = token;
+            recorder.record(kind, bytes, now.since_ns(submitted), completion.result.is_ok());
         }
         worked
     }
@@ -385,9 +405,9 @@ mod tests {
     #[test]
     fn cores_count_apart_and_add_up() {
         let statistics = Statistics::new(2);
-        statistics.record(CoreId(0), Kind::Read, 4096, 100, true);
-        statistics.record(CoreId(1), Kind::Read, 512, 900, true);
-        statistics.record(CoreId(1), Kind::Write, 512, 900, false);
+        statistics.recorder(CoreId(0)).record(Kind::Read, 4096, 100, true);
+        statistics.recorder(CoreId(1)).record(Kind::Read, 512, 900, true);
+        statistics.recorder(CoreId(1)).record(Kind::Write, 512, 900, false);
         assert_eq!(statistics.core(CoreId(0)).kind(Kind::Read).bytes, 4096);
         let total = statistics.total();
         let read = total.kind(Kind::Read);
@@ -402,7 +422,7 @@ mod tests {
     #[test]
     fn a_baseline_is_subtracted_and_extremes_begin_anew() {
         let statistics = Statistics::new(1);
-        statistics.record(CoreId(0), Kind::Write, 512, 5, true);
+        statistics.recorder(CoreId(0)).record(Kind::Write, 512, 5, true);
         let baseline = statistics.total();
         statistics.restart_extremes();
         let nothing = statistics.total().since(&baseline);
@@ -411,7 +431,7 @@ mod tests {
             (nothing.kind(Kind::Write).latency_ns_min, nothing.kind(Kind::Write).latency_ns_max),
             (u64::MAX, 0)
         );
-        statistics.record(CoreId(0), Kind::Write, 512, 50, true);
+        statistics.recorder(CoreId(0)).record(Kind::Write, 512, 50, true);
         let since = statistics.total().since(&baseline);
         let write = since.kind(Kind::Write);
         assert_eq!(

@@ -4,7 +4,7 @@
 //! a readable buffer behind a writable one. Each of these makes the chain malformed, and only the chain: it is given
 //! back with a used length of 0 and the ring goes on. A walk is bounded by [`MAX_DESCRIPTORS`] in each table.
 
-use super::memory::GuestMemory;
+use super::memory::Lookup;
 use super::packed::PackedDescriptor;
 use super::split::{DESCRIPTOR_SIZE, Descriptor};
 use crate::block::MAX_SEGMENTS;
@@ -100,14 +100,14 @@ impl<W> Default for Chain<W> {
 
 impl<W: runtime::Window> Chain<W> {
     /// Walks the chain of a split ring that begins at `head`, replacing what was here.
-    #[inline]
+    #[inline(always)]
     pub(super) fn walk_split<P: Platform<Window = W>>(
         &mut self,
         descriptors: &W,
         size: u16,
         head: u16,
         indirect_allowed: bool,
-        memory: &GuestMemory<P>,
+        memory: &mut Lookup<'_, P>,
     ) -> Result<(), ChainError> {
         self.clear();
         let (mut table, mut table_size, mut index) = (*descriptors, u32::from(size), head);
@@ -146,7 +146,7 @@ impl<W: runtime::Window> Chain<W> {
         &mut self,
         descriptors: &[PackedDescriptor],
         indirect_allowed: bool,
-        memory: &GuestMemory<P>,
+        memory: &mut Lookup<'_, P>,
     ) -> Result<(), ChainError> {
         self.clear();
         if descriptors.len() > MAX_DESCRIPTORS as usize {
@@ -222,27 +222,29 @@ impl<W: runtime::Window> Chain<W> {
         last.slice(rest, 1)
     }
 
-    /// Reads the first readable bytes and takes them; whether there were enough.
+    /// Takes the first 16 readable bytes, as a number; `None`: there are fewer.
     #[inline(always)]
-    pub(super) fn take_readable<const LEN: usize>(&mut self, into: &mut [u8; LEN]) -> bool {
+    pub(super) fn take_u128(&mut self) -> Option<u128> {
         match self.readable.first() {
             // What nearly every driver sends: a descriptor of its own for the header.
-            Some(first) if first.len() == LEN as u64 => {
-                first.read(0, into);
+            Some(first) if first.len() == 16 => {
+                let mut bytes = [0; 16];
+                first.read(0, &mut bytes);
                 self.taken = 1;
-                self.readable_len -= LEN as u64;
-                true
+                self.readable_len -= 16;
+                Some(u128::from_le_bytes(bytes))
             }
-            _ => self.take_readable_split(into),
+            _ => self.take_split_u128(),
         }
     }
 
     #[cold]
-    fn take_readable_split(&mut self, into: &mut [u8]) -> bool {
-        if Segments(&self.readable).read(0, into) < into.len() {
-            return false;
+    fn take_split_u128(&mut self) -> Option<u128> {
+        let mut bytes = [0; 16];
+        if Segments(&self.readable).read(0, &mut bytes) < bytes.len() {
+            return None;
         }
-        let mut left = into.len() as u64;
+        let mut left = 16;
         self.readable_len -= left;
         while left > 0 {
             let first = self.readable[self.taken];
@@ -253,7 +255,7 @@ impl<W: runtime::Window> Chain<W> {
             }
             left -= part;
         }
-        true
+        Some(u128::from_le_bytes(bytes))
     }
 
     #[inline(always)]
@@ -262,7 +264,7 @@ impl<W: runtime::Window> Chain<W> {
         address: u64,
         len: u32,
         flags: u16,
-        memory: &GuestMemory<P>,
+        memory: &mut Lookup<'_, P>,
     ) -> Result<(), ChainError> {
         if len == 0 {
             return Ok(());

@@ -88,6 +88,12 @@ struct Mapped<P: Platform> {
 }
 
 impl<P: Platform> Mapped<P> {
+    /// The window of `len` bytes at a guest physical address, if they lie inside the region.
+    #[inline]
+    fn part(&self, address: u64, len: u64) -> Option<P::Window> {
+        self.window.slice(address.checked_sub(self.region.guest_address)?, len)
+    }
+
     fn is_unsettled(&self) -> bool {
         matches!(self.reach, Reach::Unasked | Reach::Mapping(_))
     }
@@ -304,49 +310,16 @@ impl<P: Platform> GuestMemory<P> {
         })
     }
 
-    /// The window of `len` bytes at a guest physical address; `None` unless it lies inside one region.
-    #[inline]
+    /// Looks guest physical addresses up.
     #[must_use]
-    pub fn window(&self, address: u64, len: u64) -> Option<P::Window> {
+    pub const fn lookup(&self) -> Lookup<'_, P> {
+        Lookup { memory: self, near: None }
+    }
+
+    /// The region that an address lies in, if it lies in any: the last one that begins there or before.
+    fn region_of(&self, address: u64) -> Option<&Mapped<P>> {
         let after = self.regions.partition_point(|mapped| mapped.region.guest_address <= address);
-        let Mapped { region, window, .. } = self.regions.get(after.checked_sub(1)?)?;
-        window.slice(address - region.guest_address, len)
-    }
-
-    /// Pushes the windows of `len` bytes at a guest physical address, more than one where regions meet in the middle.
-    /// Whether all of it is mapped; if not, what was pushed is of no use.
-    #[inline]
-    pub fn translate(&self, address: u64, len: u64, into: &mut Vec<P::Window>) -> bool {
-        if let Some(window) = self.window(address, len) {
-            into.push(window);
-            return true;
-        }
-        self.translate_across(address, len, into)
-    }
-
-    #[cold]
-    fn translate_across(&self, mut address: u64, mut len: u64, into: &mut Vec<P::Window>) -> bool {
-        while len > 0 {
-            let after = self.regions.partition_point(|mapped| mapped.region.guest_address <= address);
-            let Some(Mapped { region, window, .. }) =
-                after.checked_sub(1).and_then(|at| self.regions.get(at))
-            else {
-                return false;
-            };
-            let offset = address - region.guest_address;
-            if offset >= region.len {
-                return false;
-            }
-            let part = len.min(region.len - offset);
-            let Some(piece) = window.slice(offset, part) else { return false };
-            into.push(piece);
-            len -= part;
-            if len > 0 {
-                let Some(next) = address.checked_add(part) else { return false };
-                address = next;
-            }
-        }
-        true
+        self.regions.get(after.checked_sub(1)?)
     }
 
     /// Whether the memory below any region went away (its owner shrank the file).
@@ -370,5 +343,58 @@ impl<P: Platform> GuestMemory<P> {
     /// The regions, by guest physical address.
     pub fn regions(&self) -> impl Iterator<Item = &Region<P>> {
         self.regions.iter().map(|mapped| &mapped.region)
+    }
+}
+
+/// Looks guest physical addresses up, first where it found the last one: a driver's buffers tend to lie in one region.
+pub struct Lookup<'a, P: Platform> {
+    memory: &'a GuestMemory<P>,
+    near: Option<&'a Mapped<P>>,
+}
+
+impl<P: Platform> Lookup<'_, P> {
+    /// The window of `len` bytes at a guest physical address; `None` unless it lies inside one region.
+    #[inline(always)]
+    pub fn window(&mut self, address: u64, len: u64) -> Option<P::Window> {
+        match self.near.and_then(|near| near.part(address, len)) {
+            None => self.window_elsewhere(address, len),
+            found => found,
+        }
+    }
+
+    fn window_elsewhere(&mut self, address: u64, len: u64) -> Option<P::Window> {
+        self.near = self.memory.region_of(address);
+        self.near?.part(address, len)
+    }
+
+    /// Pushes the windows of `len` bytes at a guest physical address, more than one where regions meet in the middle.
+    /// Whether all of it is mapped; if not, what was pushed is of no use.
+    #[inline(always)]
+    pub fn translate(&mut self, address: u64, len: u64, into: &mut Vec<P::Window>) -> bool {
+        if let Some(window) = self.window(address, len) {
+            into.push(window);
+            return true;
+        }
+        self.translate_across(address, len, into)
+    }
+
+    #[cold]
+    fn translate_across(&self, mut address: u64, mut len: u64, into: &mut Vec<P::Window>) -> bool {
+        while len > 0 {
+            let Some(Mapped { region, window, .. }) = self.memory.region_of(address) else { return false };
+            let offset = address - region.guest_address;
+            if offset >= region.len {
+                return false;
+            }
+            let part = len.min(region.len - offset);
+            let Some(piece) = window.slice(offset, part) else { return false };
+            into.push(piece);
+            len -= part;
+            if len > 0 {
+                let Some(next) = address.checked_add(part) else { return false };
+                address = next;
+            }
+        }
+        true
     }
 }

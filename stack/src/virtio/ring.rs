@@ -7,7 +7,7 @@ use super::chain::{Chain, ChainError};
 use super::inflight::packed::PackedInflight;
 use super::inflight::{InflightError, SplitInflight};
 use super::log::DirtyLog;
-use super::memory::GuestMemory;
+use super::memory::Lookup;
 use super::packed::{self, PackedDescriptor, PackedRing, Position};
 use super::split::{Areas, RingError, SplitRing};
 use crate::reached::Reached;
@@ -254,13 +254,13 @@ impl<W: Window> Ring<W> {
     }
 
     /// Finds the buffers of a request in flight; once for each.
-    #[inline]
+    #[inline(always)]
     pub(super) fn walk<P: Platform<Window = W>>(
         &mut self,
         number: u16,
         chain: &mut Chain<W>,
         indirect_allowed: bool,
-        memory: &GuestMemory<P>,
+        memory: &mut Lookup<'_, P>,
     ) -> Result<(), ChainError> {
         match self {
             Self::Split { ring, .. } => {

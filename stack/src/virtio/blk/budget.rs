@@ -7,17 +7,17 @@
 /// Most requests that one poll takes from one ring, so that the other rings of the device get their turn.
 pub(super) const MAX_TAKEN_PER_RING: u16 = 128;
 /// Most requests that one poll decodes.
-const MAX_REQUESTS: u32 = 512;
+const MAX_REQUESTS: i64 = 512;
 /// Most descriptors that one poll walks.
-const MAX_DESCRIPTORS: u32 = 4096;
+const MAX_DESCRIPTORS: i64 = 4096;
 /// Most bytes of payload that one poll submits: a bdev in memory copies them at once.
-const MAX_BYTES: u64 = 4 << 20;
+const MAX_BYTES: i64 = 4 << 20;
 
-/// What is left of one poll's share.
+/// What is left of one poll's share; what was gone past is less than 0.
 pub(super) struct Budget {
-    requests: u32,
-    descriptors: u32,
-    bytes: u64,
+    requests: i64,
+    descriptors: i64,
+    bytes: i64,
 }
 
 impl Budget {
@@ -28,19 +28,19 @@ impl Budget {
     /// A request of so many descriptors was decoded, well or not.
     #[inline]
     pub(super) fn decoded(&mut self, descriptors: u32) {
-        self.requests = self.requests.saturating_sub(1);
-        self.descriptors = self.descriptors.saturating_sub(descriptors);
+        self.requests -= 1;
+        self.descriptors -= i64::from(descriptors);
     }
 
     /// So many bytes of payload were submitted.
     #[inline]
     pub(super) fn submitted(&mut self, bytes: u64) {
-        self.bytes = self.bytes.saturating_sub(bytes);
+        self.bytes -= bytes as i64;
     }
 
     /// Whether the poll takes no more.
     #[inline]
     pub(super) const fn is_spent(&self) -> bool {
-        self.requests == 0 || self.descriptors == 0 || self.bytes == 0
+        self.requests <= 0 || self.descriptors <= 0 || self.bytes <= 0
     }
 }

@@ -657,9 +657,8 @@ impl<P: Platform> BlkDevice<P> {
         let mut work = Work {
             platform: &self.platform,
             channel: &mut *self.channel,
-            slots: &mut self.slots,
             budget: Budget::new(),
-            memory,
+            memory: memory.lookup(),
             log: self.log.as_ref().filter(|_| logs),
             rules: &self.rules,
             id: &self.id,
@@ -672,13 +671,13 @@ impl<P: Platform> BlkDevice<P> {
         let (earlier, later) = self.started.split_at_mut(turn);
         let mut missed = None;
         for (place, Started { index, queue, broken }) in (turn..).zip(later.iter_mut().chain(earlier)) {
-            if missed.is_none() && (work.budget.is_spent() || work.slots.are_used_up()) {
+            if missed.is_none() && (work.budget.is_spent() || self.slots.are_used_up()) {
                 let spent = work.budget.is_spent();
                 if spent { Reached::BudgetSpent } else { Reached::SlotsUsedUp }.mark::<P::Window>();
                 missed = Some(place);
             }
             let port = &self.ports[usize::from(*index)];
-            match queue.take(holds || !port.enabled || *broken, &mut work) {
+            match queue.take(holds || !port.enabled || *broken, &mut self.slots, &mut work) {
                 Ok(took) => any |= took,
                 Err(error) => {
                     error.reached().mark::<P::Window>();
@@ -696,7 +695,7 @@ impl<P: Platform> BlkDevice<P> {
             let (index, head) = ((completion.token >> 16) as u16, completion.token as u16);
             let at = self.started.binary_search_by_key(&index, |started| started.index);
             let at = at.unwrap_or_else(|_| unreachable!("a queue is removed only when it is drained"));
-            self.started[at].queue.completed(head, &completion, &mut work);
+            self.started[at].queue.completed(head, &completion, &mut self.slots, &mut work);
             any = true;
         }
         for Started { index, queue, .. } in &mut self.started {

@@ -5,7 +5,7 @@
 //! frees the slot; published with its batch; only then may its head come again.
 
 use super::budget::{Budget, MAX_TAKEN_PER_RING};
-use super::request::{ID_LEN, Range, Request, Rules, Status, decode};
+use super::request::{ID_LEN, Request, Rules, Status, decode};
 use super::slots::{MAX_IN_FLIGHT, Mark, Slot, Slots};
 use super::{Port, QueueConfig, QueueError};
 use crate::block::{Channel, Completion, Io, IoError, Op};
@@ -14,21 +14,20 @@ use crate::reached::Reached;
 use crate::virtio::chain::ChainError;
 use crate::virtio::features as ring_features;
 use crate::virtio::log::DirtyLog;
-use crate::virtio::memory::GuestMemory;
+use crate::virtio::memory::Lookup;
 use crate::virtio::ring::{Layout, LogAddresses, Ring, RingConfig, Started};
 use crate::virtio::split::{Areas, RingError};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use runtime::{Event, Instant, Platform, Segments, Window};
+use runtime::{Event, Instant, Platform, Window};
 
 /// What a queue works with during one poll.
 pub(super) struct Work<'a, P: Platform> {
     pub(super) platform: &'a P,
     pub(super) channel: &'a mut dyn Channel<P>,
-    pub(super) slots: &'a mut Slots<P::Window>,
     pub(super) budget: Budget,
-    pub(super) memory: &'a GuestMemory<P>,
+    pub(super) memory: Lookup<'a, P>,
     pub(super) log: Option<&'a DirtyLog<P>>,
     pub(super) rules: &'a Rules,
     pub(super) id: &'a [u8; ID_LEN],
@@ -36,6 +35,16 @@ pub(super) struct Work<'a, P: Platform> {
     /// Whether anybody keeps events.
     pub(super) recording: bool,
     pub(super) now: Instant,
+}
+
+/// What came of submitting the next part of a request.
+enum Next {
+    /// It is with the bdev.
+    Submitted,
+    /// The channel is full.
+    Full,
+    /// The bdev need not be asked: the status, and the bytes written.
+    Answer(Status, u32),
 }
 
 /// A started queue.
@@ -134,10 +143,15 @@ impl<P: Platform> Queue<P> {
     /// Submits the backlog, then takes and submits new requests unless `hold`. Whether there was any; `Err` when the
     /// ring cannot be believed any more.
     #[inline]
-    pub(super) fn take(&mut self, hold: bool, work: &mut Work<'_, P>) -> Result<bool, RingError> {
+    pub(super) fn take(
+        &mut self,
+        hold: bool,
+        slots: &mut Slots<P::Window>,
+        work: &mut Work<'_, P>,
+    ) -> Result<bool, RingError> {
         let mut any = false;
         if !self.backlog.is_empty() {
-            any = self.submit_backlog(work);
+            any = self.submit_backlog(slots, work);
             if !self.backlog.is_empty() {
                 return Ok(any);
             }
@@ -149,7 +163,7 @@ impl<P: Platform> Queue<P> {
             self.log_wish(work.log);
         }
         for _ in 0..MAX_TAKEN_PER_RING {
-            if work.budget.is_spent() || work.slots.are_used_up() {
+            if work.budget.is_spent() || slots.are_used_up() {
                 break;
             }
             let Some(head) = self.ring.take()? else { break };
@@ -161,7 +175,7 @@ impl<P: Platform> Queue<P> {
             *mark = Mark::TAKEN;
             self.in_flight += 1;
             any = true;
-            if !self.submit_first(head, work) {
+            if !self.submit_first(head, slots, work) {
                 self.backlog.push_back(head);
                 break;
             }
@@ -171,10 +185,10 @@ impl<P: Platform> Queue<P> {
 
     /// Submits what waits, in its order, until there is no room. Whether there was any.
     #[cold]
-    fn submit_backlog(&mut self, work: &mut Work<'_, P>) -> bool {
+    fn submit_backlog(&mut self, slots: &mut Slots<P::Window>, work: &mut Work<'_, P>) -> bool {
         let mut any = false;
         while let Some(head) = self.backlog.front().copied() {
-            if work.budget.is_spent() || !self.submit(head, work) {
+            if work.budget.is_spent() || !self.submit(head, slots, work) {
                 Reached::BacklogWaits.mark::<P::Window>();
                 break;
             }
@@ -186,26 +200,33 @@ impl<P: Platform> Queue<P> {
 
     /// Decodes the request if it was not yet, and submits what comes next of it. `false`: there is no slot, or the channel
     /// is full.
-    fn submit(&mut self, head: u16, work: &mut Work<'_, P>) -> bool {
-        match self.marks[usize::from(head)].slot() {
-            Some(slot) => self.submit_next(head, slot, work),
-            None => self.submit_first(head, work),
+    fn submit(&mut self, head: u16, slots: &mut Slots<P::Window>, work: &mut Work<'_, P>) -> bool {
+        let mark = self.marks[usize::from(head)];
+        let Some(slot) = mark.slot() else { return self.submit_first(head, slots, work) };
+        match self.submit_next(head, slots.get(slot), work) {
+            Next::Answer(status, written) => self.answer(head, mark, status, written, slots, work),
+            Next::Submitted => true,
+            Next::Full => false,
         }
     }
 
     /// Decodes a request and submits it, or what comes first of it. `false`: there is no slot, or the channel is full.
     #[inline(always)]
-    fn submit_first(&mut self, head: u16, work: &mut Work<'_, P>) -> bool {
-        let Some((mark, slot)) = work.slots.take() else { return false };
+    fn submit_first(&mut self, head: u16, slots: &mut Slots<P::Window>, work: &mut Work<'_, P>) -> bool {
+        let Some((mark, slot)) = slots.take() else { return false };
         self.marks[usize::from(head)] = mark;
-        let walked = self.ring.walk(head, &mut slot.chain, self.indirect, work.memory);
+        let walked = self.ring.walk(head, &mut slot.chain, self.indirect, &mut work.memory);
         work.budget.decoded(slot.chain.walked);
         if let Err(error) = walked.and_then(|()| decode(slot, work.rules)) {
-            work.slots.give_back(mark);
+            slots.give_back(mark);
             self.refuse(head, error, work);
             return true;
         }
-        self.submit_next(head, mark.number(), work)
+        match self.submit_next(head, slot, work) {
+            Next::Answer(status, written) => self.answer(head, mark, status, written, slots, work),
+            Next::Submitted => true,
+            Next::Full => false,
+        }
     }
 
     /// Gives a malformed chain back.
@@ -218,58 +239,45 @@ impl<P: Platform> Queue<P> {
         self.give_back(head, 0);
     }
 
-    /// Submits what comes next of a request that is in a slot, or answers it. `false`: the channel is full.
+    /// Submits what comes next of a request that is in a slot.
     #[inline(always)]
-    fn submit_next(&mut self, head: u16, slot: usize, work: &mut Work<'_, P>) -> bool {
-        let slot = work.slots.get(slot);
+    fn submit_next(&self, head: u16, slot: &mut Slot<P::Window>, work: &mut Work<'_, P>) -> Next {
         let io = match slot.request {
-            Request::Io => {
-                let Range { op, offset, len } = slot.io;
-                let segments = match op {
-                    Op::Read => slot.chain.writable(),
-                    Op::Flush => Segments(&[]),
-                    _ => slot.chain.readable(),
-                };
-                Io { op, offset, len, segments }
-            }
-            Request::Ranges => {
-                let Range { op, offset, len } = slot.ranges[slot.submitted];
-                Io { op, offset, len, segments: Segments(&[]) }
-            }
-            Request::Pieces => slot.next_piece(),
-            Request::GetId => {
-                let written = slot.chain.writable().write(0, work.id);
-                self.answer(head, Status::Ok, written, work);
-                return true;
-            }
-            Request::Answer(status) => {
-                self.answer(head, status, 0, work);
-                return true;
-            }
+            Request::Io => slot.whole(),
+            _ => match slot.next_of_others(work.id) {
+                Ok(io) => io,
+                Err((status, written)) => return Next::Answer(status, written),
+            },
         };
+        let Io { op, offset, len, .. } = io;
         let token = u64::from(self.index) << 16 | u64::from(head);
         if work.channel.submit(work.now, &io, token).is_err() {
-            return false;
+            return Next::Full;
         }
-        if let Op::Read | Op::Write { .. } = io.op {
-            work.budget.submitted(io.len);
+        if let Op::Read | Op::Write { .. } = op {
+            work.budget.submitted(len);
         }
-        let (op, offset) = (io.op, io.offset);
         slot.submitted += 1;
         if work.recording {
             self.record(events::Kind::RequestSubmitted, head, operation_number(op), offset, work);
         }
-        true
+        Next::Submitted
     }
 
     /// An operation of the bdev ended.
     #[inline]
-    pub(super) fn completed(&mut self, head: u16, completion: &Completion, work: &mut Work<'_, P>) {
+    pub(super) fn completed(
+        &mut self,
+        head: u16,
+        completion: &Completion,
+        slots: &mut Slots<P::Window>,
+        work: &mut Work<'_, P>,
+    ) {
         let mark = self.marks[usize::from(head)];
-        let slot = work.slots.get(mark.slot().expect("a request that is in flight has a slot"));
+        let slot = slots.get(mark.slot().expect("a request that is in flight has a slot"));
         let (status, written) = match (completion.result, slot.request) {
             (Ok(()), Request::Ranges | Request::Pieces) if slot.has_more() => {
-                self.submit_again(head, work);
+                self.submit_again(head, slots, work);
                 return;
             }
             (Ok(()), Request::Io | Request::Pieces) if slot.io.op == Op::Read => {
@@ -281,37 +289,53 @@ impl<P: Platform> Queue<P> {
                 (if error == IoError::Unsupported { Status::Unsupported } else { Status::IoError }, 0)
             }
         };
-        self.finish(head, mark, status, written, work);
+        self.finish(head, mark, status, written, slots, work);
     }
 
     /// Submits the next of a request's ranges or pieces; at the next poll, if this one has cost what it may.
     #[cold]
-    fn submit_again(&mut self, head: u16, work: &mut Work<'_, P>) {
-        if work.budget.is_spent() || !self.submit(head, work) {
+    fn submit_again(&mut self, head: u16, slots: &mut Slots<P::Window>, work: &mut Work<'_, P>) {
+        if work.budget.is_spent() || !self.submit(head, slots, work) {
             // Before those that have no slot, which may wait for this one's.
             self.backlog.push_front(head);
         }
     }
 
-    /// Answers a request that the bdev need not be asked about.
+    /// Answers a request that the bdev need not be asked about; `true`.
     #[cold]
-    fn answer(&mut self, head: u16, status: Status, written: usize, work: &mut Work<'_, P>) {
-        let mark = self.marks[usize::from(head)];
-        self.finish(head, mark, status, written as u32, work);
+    fn answer(
+        &mut self,
+        head: u16,
+        mark: Mark,
+        status: Status,
+        written: u32,
+        slots: &mut Slots<P::Window>,
+        work: &Work<'_, P>,
+    ) -> bool {
+        self.finish(head, mark, status, written, slots, work);
+        true
     }
 
     /// Ends the request in a slot: status byte, dirty log, used entry.
     #[inline(always)]
-    fn finish(&mut self, head: u16, mark: Mark, status: Status, written: u32, work: &mut Work<'_, P>) {
-        let slot = work.slots.get(mark.number());
+    fn finish(
+        &mut self,
+        head: u16,
+        mark: Mark,
+        status: Status,
+        written: u32,
+        slots: &mut Slots<P::Window>,
+        work: &Work<'_, P>,
+    ) {
+        self.marks[usize::from(head)] = Mark::TAKEN;
+        let slot = slots.get(mark.number());
         if let Some(window) = slot.status {
             window.store_u8(0, status as u8, core::sync::atomic::Ordering::Relaxed);
         }
         if let Some(log) = work.log {
             log_request(slot, log);
         }
-        self.marks[usize::from(head)] = Mark::TAKEN;
-        work.slots.give_back(mark);
+        slots.give_back(mark);
         if work.recording {
             self.record(events::Kind::RequestCompleted, head, status as u16, u64::from(written), work);
         }
@@ -334,8 +358,9 @@ impl<P: Platform> Queue<P> {
         let mut progress = self.ring.no_progress();
         if published {
             progress = self.ring.give_back(&self.batch);
+            let marks = &mut self.marks[..];
             for (head, _) in &self.batch {
-                self.marks[usize::from(*head)] = Mark::FREE;
+                marks[usize::from(*head)] = Mark::FREE;
             }
             self.in_flight -= self.batch.len() as u16;
             self.batch.clear();

@@ -11,8 +11,6 @@ use crate::reached::Reached;
 use alloc::vec::Vec;
 use runtime::Window;
 
-/// Bytes of the header: `le32 type; le32 reserved; le64 sector`.
-const HEADER_LEN: usize = 16;
 /// Most bytes of one read or write: the whole sectors of the longest chain that a driver may make, 2^32 bytes with header
 /// and status (section 2.7.5.2). A driver's buffers may overlap, so that a short chain can describe terabytes.
 const MAX_TRANSFER: u64 = (1 << 32) - SECTOR_SIZE;
@@ -67,8 +65,9 @@ impl Range {
     }
 }
 
-/// What a request asks for.
+/// What a request asks for. `u8`: a tag in the niche of a field would have to be computed at each look.
 #[derive(Clone, Copy, Debug)]
+#[repr(u8)]
 pub(super) enum Request {
     /// The one operation of the bdev that was put into the slot, on the chain's payload.
     Io,
@@ -98,19 +97,31 @@ pub(super) fn decode<W: Window>(slot: &mut Slot<W>, rules: &Rules) -> Result<(),
     let Slot { chain, io, .. } = slot;
     slot.status = Some(chain.take_last_writable().ok_or(ChainError::Frame)?);
     slot.submitted = 0;
-    let mut header = [0; HEADER_LEN];
-    if !chain.take_readable(&mut header) {
+    // `le32 type; le32 reserved; le64 sector`
+    let Some(header) = chain.take_u128() else {
         slot.request = refuse::<W>(Reached::HeaderShort);
         return Ok(());
-    }
-    let [t0, t1, t2, t3, _, _, _, _, s0, s1, s2, s3, s4, s5, s6, s7] = header;
-    let sector = u64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]);
-    slot.request = match u32::from_le_bytes([t0, t1, t2, t3]) {
+    };
+    let (kind, sector) = (header as u32, (header >> 64) as u64);
+    slot.request = match kind {
         kind::IN => transfer::<W>(Op::Read, sector, chain.writable_len(), rules, io),
-        kind::OUT if rules.read_only => refuse::<W>(Reached::WriteReadOnly),
-        kind::OUT => {
+        kind::OUT if !rules.read_only => {
             transfer::<W>(Op::Write { fua: rules.write_through }, sector, chain.readable_len(), rules, io)
         }
+        _ => {
+            decode_rarer(kind, slot, rules);
+            return Ok(());
+        }
+    };
+    Ok(())
+}
+
+/// Decodes what is neither a read nor a write that is allowed.
+#[inline(never)]
+fn decode_rarer<W: Window>(kind: u32, slot: &mut Slot<W>, rules: &Rules) {
+    let Slot { chain, io, .. } = slot;
+    slot.request = match kind {
+        kind::OUT => refuse::<W>(Reached::WriteReadOnly),
         kind::FLUSH => {
             *io = Range { op: Op::Flush, offset: 0, len: 0 };
             Request::Io
@@ -126,7 +137,6 @@ pub(super) fn decode<W: Window>(slot: &mut Slot<W>, rules: &Rules) -> Result<(),
             Request::Answer(Status::Unsupported)
         }
     };
-    Ok(())
 }
 
 /// The answer to what cannot be done.

@@ -4,7 +4,7 @@
 //! therefore not kept by head: there are [`MAX_IN_FLIGHT`] slots, and a request that finds none stays in its ring. By
 //! head there is one [`Mark`], two bytes.
 
-use super::request::{Range, Request, Status};
+use super::request::{ID_LEN, Range, Request, Status};
 use crate::block::{CHANNEL_DEPTH, Io, Op};
 use crate::virtio::chain::Chain;
 use alloc::vec::Vec;
@@ -58,6 +58,36 @@ impl<W> Slot<W> {
 }
 
 impl<W: Window> Slot<W> {
+    /// The operation of [`Request::Io`].
+    #[inline(always)]
+    pub(super) fn whole(&self) -> Io<'_, W> {
+        let Range { op, offset, len } = self.io;
+        // The operation is made anew, since copied it would be loaded wider than it was stored, which waits for the
+        // core's store buffer.
+        let (op, segments) = match op {
+            Op::Read => (Op::Read, self.chain.writable()),
+            Op::Write { fua } => (Op::Write { fua }, self.chain.readable()),
+            other => (other, Segments(&[])),
+        };
+        Io { op, offset, len, segments }
+    }
+
+    /// What the bdev is asked next for a request. An error is the answer of one that it need not be asked about: the
+    /// status, and the bytes written.
+    #[inline(never)]
+    pub(super) fn next_of_others(&mut self, id: &[u8; ID_LEN]) -> Result<Io<'_, W>, (Status, u32)> {
+        match self.request {
+            Request::Io => Ok(self.whole()),
+            Request::Ranges => {
+                let Range { op, offset, len } = self.ranges[self.submitted];
+                Ok(Io { op, offset, len, segments: Segments(&[]) })
+            }
+            Request::Pieces => Ok(self.next_piece()),
+            Request::GetId => Err((Status::Ok, self.chain.writable().write(0, id) as u32)),
+            Request::Answer(status) => Err((status, 0)),
+        }
+    }
+
     /// The next piece of a transfer, with its part of the payload.
     #[cold]
     pub(super) fn next_piece(&mut self) -> Io<'_, W> {
