@@ -233,6 +233,8 @@ pub struct Faults {
     script: Option<Vec<Fault>>,
     struck: Vec<Fault>,
     healed: bool,
+    /// Something may strike at some time.
+    any: bool,
 }
 
 /// Numbers of the faults' streams begin here.
@@ -240,7 +242,7 @@ const STREAM_FIRST: u64 = 1000;
 
 impl Faults {
     fn new(seed: u64, rates: impl Fn(FaultKind) -> Rate, script: Option<Vec<Fault>>) -> Self {
-        let kinds = FaultKind::ALL
+        let kinds: Vec<Kind> = FaultKind::ALL
             .iter()
             .map(|kind| Kind {
                 rng: Rng::unnoted(seed, STREAM_FIRST + *kind as u64),
@@ -249,7 +251,11 @@ impl Faults {
                 struck: 0,
             })
             .collect();
-        Self { kinds, script, struck: Vec::new(), healed: false }
+        let any = match &script {
+            Some(script) => !script.is_empty(),
+            None => kinds.iter().any(|kind| kind.rate.of_65536 > 0),
+        };
+        Self { kinds, script, struck: Vec::new(), healed: false, any }
     }
 
     /// Faults drawn at these rates.
@@ -303,6 +309,12 @@ impl Faults {
     /// No fault strikes from now on.
     pub fn heal(&mut self) {
         self.healed = true;
+    }
+
+    /// Whether any fault may strike in this run.
+    #[must_use]
+    pub fn are_any(&self) -> bool {
+        self.any
     }
 
     /// Whether the fault phase is over.

@@ -10,6 +10,7 @@
 //! Never: a store torn below its own size, a store lost while its process lives, stores of one processor reordered.
 
 use crate::faults::FaultKind;
+use crate::rng::Rng;
 use crate::scheduler::Event;
 use crate::trace::Record;
 use crate::world::{self, Actor, World};
@@ -20,6 +21,9 @@ use std::sync::atomic::Ordering;
 
 /// Most stores that wait in one processor's buffer (x86 processors have 56 to 72; fewer makes them land more often).
 const STORE_BUFFER: usize = 12;
+
+/// Accesses of a processor that has buffered stores until one of them lands by itself: below so many, as drawn.
+const DRAIN_EVERY: u32 = 24;
 
 /// Longest time that a store waits after its processor's step has ended, in nanoseconds.
 const DRAIN_NS_MAX: u64 = 1000;
@@ -72,16 +76,21 @@ struct Processor {
 pub struct ProcessorId(pub u32);
 
 /// All memory of a world.
-#[derive(Default)]
 pub(crate) struct MemoryMap {
     objects: Vec<Object>,
     mappings: Vec<Mapping>,
     processors: Vec<Processor>,
-    /// Accesses until the next buffered store lands by itself.
+    /// Accesses of processors that have buffered stores, until one of them lands by itself.
     until_drain: u32,
 }
 
 impl MemoryMap {
+    /// No memory yet. When the first store lands by itself is drawn.
+    pub(crate) fn new(rng: &mut Rng) -> Self {
+        let until_drain = rng.below(DRAIN_EVERY.into()) as u32;
+        Self { objects: Vec::new(), mappings: Vec::new(), processors: Vec::new(), until_drain }
+    }
+
     pub(crate) fn object(&mut self, len: u64) -> u32 {
         let bytes = vec![0; usize::try_from(len).expect("simulated memory fits into memory")];
         self.objects.push(Object { bytes, watched: None });
@@ -98,6 +107,25 @@ impl MemoryMap {
 
     pub(crate) fn bytes(&self, object: u32) -> &[u8] {
         &self.objects[object as usize].bytes
+    }
+
+    fn range(&self, object: u32, at: u64, len: u64) -> &[u8] {
+        &self.objects[object as usize].bytes[at as usize..(at + len) as usize]
+    }
+
+    fn range_mut(&mut self, object: u32, at: u64, len: u64) -> &mut [u8] {
+        &mut self.objects[object as usize].bytes[at as usize..(at + len) as usize]
+    }
+
+    /// Copies from one place to another, of the same object or not.
+    fn copy(&mut self, (from, from_at): (u32, u64), (to, to_at): (u32, u64), len: u64) {
+        let range = from_at as usize..(from_at + len) as usize;
+        match self.objects.get_disjoint_mut([from as usize, to as usize]) {
+            Ok([from, to]) => {
+                to.bytes[to_at as usize..(to_at + len) as usize].copy_from_slice(&from.bytes[range]);
+            }
+            Err(_) => self.objects[to as usize].bytes.copy_within(range, to_at as usize),
+        }
     }
 
     pub(crate) fn watch(&mut self, object: u32, guest: u32, address: u64) {
@@ -167,11 +195,11 @@ impl MemoryMap {
     }
 }
 
-/// A word of `len` bytes at an offset of an object, as memory has it.
-fn word_at(bytes: &[u8], offset: u64, len: u8) -> u64 {
-    let at = offset as usize;
+/// A word of `LEN` bytes at an offset of an object, as memory has it.
+#[inline]
+fn word_at<const LEN: usize>(bytes: &[u8], at: usize) -> u64 {
     let mut word = [0; 8];
-    word[..usize::from(len)].copy_from_slice(&bytes[at..at + usize::from(len)]);
+    word[..LEN].copy_from_slice(&bytes[at..at + LEN]);
     u64::from_le_bytes(word)
 }
 
@@ -193,20 +221,33 @@ impl World {
                 return;
             }
         };
-        let (at, len) = (store.offset as usize, usize::from(store.len));
+        match store.len {
+            1 => self.land_word::<1>(object, store.offset, store.value),
+            2 => self.land_word::<2>(object, store.offset, store.value),
+            4 => self.land_word::<4>(object, store.offset, store.value),
+            _ => self.land_word::<8>(object, store.offset, store.value),
+        }
+    }
+
+    /// A store reaches memory.
+    #[inline]
+    fn land_word<const LEN: usize>(&mut self, object: u32, offset: u64, value: u64) {
+        let at = offset as usize;
         // The owner may have shrunk the memory since the store was made.
-        let Some(target) = self.memory.objects[object as usize].bytes.get_mut(at..at + len) else {
+        let Some(target) = self.memory.objects[object as usize].bytes.get_mut(at..at + LEN) else {
             return;
         };
-        let value = store.value.to_le_bytes();
+        let target: &mut [u8; LEN] = target.try_into().expect("as long as was asked");
+        let mut bytes = [0; LEN];
+        bytes.copy_from_slice(&value.to_le_bytes()[..LEN]);
         // A value stored again is nothing new to anybody: cores that poll do not look again for it.
-        let is_new = *target != value[..len];
-        target.copy_from_slice(&value[..len]);
+        let is_new = *target != bytes;
+        *target = bytes;
         if is_new {
             self.changed();
         }
-        let place = u64::from(object) << 40 | u64::from(store.len) << 36 | store.offset;
-        self.trace.add(Record::Store, place, store.value);
+        let place = u64::from(object) << 40 | (LEN as u64) << 36 | offset;
+        self.trace.add(Record::Store, place, value);
     }
 
     /// Everything that a processor has stored reaches memory.
@@ -243,6 +284,7 @@ impl World {
     }
 
     /// Everything that the acting processor has stored reaches memory.
+    #[inline]
     pub(crate) fn drain_acting(&mut self) {
         if let Some(processor) = self.processor {
             self.drain(processor);
@@ -251,12 +293,11 @@ impl World {
 
     /// Begins an access of the acting processor to `len` bytes of a window: the place in its object, or `None` where
     /// the access leads nowhere (the process is dead, or the mapping gone).
+    #[inline(always)]
     fn begin(&mut self, window: &SimWindow, offset: u64, len: u64, store: bool) -> Option<(u32, u64)> {
-        assert!(
-            offset.checked_add(len).is_some_and(|end| end <= window.len),
-            "an access to {len} bytes at {offset} of a window of {}",
-            window.len
-        );
+        if offset > window.len || len > window.len - offset {
+            outside(window, offset, len);
+        }
         if self.is_fenced() {
             return None;
         }
@@ -267,26 +308,40 @@ impl World {
             self.refuse(window.mapping, at, len, store);
             return None;
         }
-        if at + len > self.memory.object_len(object) {
+        let Object { bytes, watched } = &self.memory.objects[object as usize];
+        if at + len > bytes.len() as u64 {
             // The owner shrank the memory below: a host puts zeroes in place of the whole mapping.
             self.memory.mappings[window.mapping as usize].lost = true;
             return None;
         }
-        if matches!(self.actor, Actor::Core(_))
-            && let Some((guest, address)) = self.memory.objects[object as usize].watched
-            && let Err(what) = world::observe(guest, world::Agent::Target, address + at, len, store)
+        if let Some((guest, address)) = *watched
+            && matches!(self.actor(), Actor::Core(_))
         {
-            self.fail("buffers", what);
+            self.observe(guest, world::Agent::Target, address + at, len, store);
         }
-        if self.memory.until_drain == 0 {
-            if let Some(processor) = self.processor {
-                self.land_one(processor);
-            }
-            self.memory.until_drain = self.draw_small(24);
-        } else {
-            self.memory.until_drain -= 1;
+        if self.has_buffered() {
+            self.land_sometimes();
         }
         Some((object, at))
+    }
+
+    /// Whether stores of the acting processor wait in its buffer.
+    #[inline(always)]
+    fn has_buffered(&self) -> bool {
+        self.processor
+            .is_some_and(|processor| !self.memory.processors[processor.0 as usize].buffer.is_empty())
+    }
+
+    /// Accesses are counted down to when the oldest store in the acting processor's buffer lands by itself.
+    fn land_sometimes(&mut self) {
+        if self.memory.until_drain > 0 {
+            self.memory.until_drain -= 1;
+            return;
+        }
+        if let Some(processor) = self.processor {
+            self.land_one(processor);
+        }
+        self.memory.until_drain = self.draw_small(DRAIN_EVERY);
     }
 
     /// An access that leads nowhere: reported, unless it only found memory that went away.
@@ -309,18 +364,21 @@ impl World {
         }
     }
 
-    fn load(&mut self, window: &SimWindow, offset: u64, len: u8) -> u64 {
-        let Some((object, at)) = self.begin(window, offset, u64::from(len), false) else { return 0 };
-        assert!(
-            at.is_multiple_of(u64::from(len)),
-            "a load of {len} bytes at {at:#x}, which is not aligned to it"
-        );
-        let memory = &self.memory;
-        let mut value = word_at(&memory.objects[object as usize].bytes, at, len);
+    #[inline]
+    fn load<const LEN: usize>(&mut self, window: &SimWindow, offset: u64) -> u64 {
+        let Some((object, at)) = self.begin(window, offset, LEN as u64, false) else { return 0 };
+        if !at.is_multiple_of(LEN as u64) {
+            misaligned("load", LEN, at);
+        }
+        let value = word_at::<LEN>(&self.memory.objects[object as usize].bytes, at as usize);
+        if self.has_buffered() { self.forward(value, object, at, LEN as u8) } else { value }
+    }
+
+    /// What a load brings of memory, with what its processor has stored there and others do not see yet.
+    fn forward(&mut self, mut value: u64, object: u32, at: u64, len: u8) -> u64 {
+        self.overtook();
         let Some(processor) = self.processor else { return value };
-        let buffer = &memory.processors[processor.0 as usize].buffer;
-        self.overtook = !buffer.is_empty();
-        for store in buffer {
+        for store in &self.memory.processors[processor.0 as usize].buffer {
             if store.target == Target::Object(object)
                 && store.offset < at + u64::from(len)
                 && at < store.offset + u64::from(store.len)
@@ -336,14 +394,18 @@ impl World {
         value
     }
 
-    fn store(&mut self, window: &SimWindow, offset: u64, len: u8, value: u64) {
+    #[inline]
+    fn store<const LEN: usize>(&mut self, window: &SimWindow, offset: u64, value: u64) {
         self.crash_point();
-        let Some((object, offset)) = self.begin(window, offset, u64::from(len), true) else { return };
-        assert!(
-            offset.is_multiple_of(u64::from(len)),
-            "a store of {len} bytes at {offset:#x}, which is not aligned to it"
-        );
-        self.put(Buffered { target: Target::Object(object), len, offset, value });
+        let Some((object, offset)) = self.begin(window, offset, LEN as u64, true) else { return };
+        if !offset.is_multiple_of(LEN as u64) {
+            misaligned("store", LEN, offset);
+        }
+        if self.store_buffers && self.processor.is_some() {
+            self.put(Buffered { target: Target::Object(object), len: LEN as u8, offset, value });
+        } else {
+            self.land_word::<LEN>(object, offset, value);
+        }
     }
 
     /// A store to a function's registers: it waits behind all that the processor stored before.
@@ -375,23 +437,37 @@ impl World {
         }
     }
 
-    /// A bulk store: earlier stores land, then these bytes. A death in the middle leaves a drawn subset of the aligned
-    /// words.
-    fn bulk(&mut self, window: &SimWindow, offset: u64, bytes: &[u8]) {
+    /// Begins a bulk store: earlier stores land, then these bytes may. A death in the middle leaves a drawn subset of the
+    /// aligned words of what would be written.
+    fn begin_bulk(
+        &mut self,
+        window: &SimWindow,
+        offset: u64,
+        len: u64,
+        bytes: impl FnOnce(&MemoryMap) -> Vec<u8>,
+    ) -> Option<(u32, u64)> {
         if self.dies_here() {
             self.drain_acting();
-            if let Some((object, at)) = self.begin(window, offset, bytes.len() as u64, true) {
-                self.tear(object, at, bytes);
+            if let Some((object, at)) = self.begin(window, offset, len, true) {
+                let bytes = bytes(&self.memory);
+                self.tear(object, at, &bytes);
             }
             self.die();
         }
         self.drain_acting();
-        let Some((object, at)) = self.begin(window, offset, bytes.len() as u64, true) else { return };
-        self.memory.objects[object as usize].bytes[at as usize..at as usize + bytes.len()]
-            .copy_from_slice(bytes);
+        self.begin(window, offset, len, true)
+    }
+
+    /// A bulk store has reached memory. Its bytes are in the trace already but for what `known_by` says of them; `None`:
+    /// they are not.
+    fn end_bulk(&mut self, object: u32, at: u64, len: u64, known_by: Option<u64>) {
         self.changed();
-        self.trace.add(Record::Bulk, u64::from(object) << 40 | at, bytes.len() as u64);
-        self.trace.bytes(bytes);
+        self.trace.add(Record::Bulk, u64::from(object) << 40 | at, len);
+        let bytes = self.memory.range(object, at, len);
+        match known_by {
+            Some(word) => self.trace.known_bytes(word, bytes),
+            None => self.trace.bytes(bytes),
+        }
     }
 
     /// Writes a drawn subset of the aligned 8-byte words of a bulk store.
@@ -414,6 +490,18 @@ impl World {
         }
         self.trace.add(Record::Bulk, u64::from(object) << 40 | at, bytes.len() as u64);
     }
+}
+
+#[cold]
+#[inline(never)]
+fn outside(window: &SimWindow, offset: u64, len: u64) -> ! {
+    panic!("an access to {len} bytes at {offset} of a window of {}", window.len)
+}
+
+#[cold]
+#[inline(never)]
+fn misaligned(what: &str, len: usize, at: u64) -> ! {
+    panic!("a {what} of {len} bytes at {at:#x}, which is not aligned to it")
 }
 
 /// The bytes of a buffered store laid over those of memory.
@@ -441,13 +529,11 @@ macro_rules! typed {
     ($load:ident, $store:ident, $type:ty, $len:literal) => {
         #[inline]
         fn $load(&self, offset: u64, _: Ordering) -> $type {
-            world::interleave();
-            world::with(|world| world.load(self, offset, $len)) as $type
+            world::access(|world| world.load::<$len>(self, offset)) as $type
         }
         #[inline]
         fn $store(&self, offset: u64, value: $type, _: Ordering) {
-            world::interleave();
-            world::with(|world| world.store(self, offset, $len, u64::from(value)));
+            world::access(|world| world.store::<$len>(self, offset, u64::from(value)));
         }
     };
 }
@@ -472,26 +558,19 @@ impl Window for SimWindow {
     typed!(load_u64, store_u64, u64, 8);
 
     fn fetch_or_u8(&self, offset: u64, bits: u8) -> u8 {
-        world::interleave();
-        world::with(|world| {
+        world::access(|world| {
             world.crash_point();
             world.drain_acting();
-            let before = world.load(self, offset, 1) as u8;
+            let before = world.load::<1>(self, offset) as u8;
             if let Some((object, at)) = world.begin(self, offset, 1, true) {
-                world.land(&Buffered {
-                    target: Target::Object(object),
-                    len: 1,
-                    offset: at,
-                    value: u64::from(before | bits),
-                });
+                world.land_word::<1>(object, at, u64::from(before | bits));
             }
             before
         })
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) {
-        world::interleave();
-        world::with(|world| {
+        world::access(|world| {
             let Some((object, at)) = world.begin(self, offset, into.len() as u64, false) else {
                 into.fill(0);
                 return;
@@ -517,37 +596,40 @@ impl Window for SimWindow {
     }
 
     fn write(&self, offset: u64, bytes: &[u8]) {
-        world::interleave();
-        world::with(|world| world.bulk(self, offset, bytes));
+        let len = bytes.len() as u64;
+        world::access(|world| {
+            let Some((object, at)) = world.begin_bulk(self, offset, len, |_| bytes.to_vec()) else { return };
+            world.memory.range_mut(object, at, len).copy_from_slice(bytes);
+            world.end_bulk(object, at, len, None);
+        });
     }
 
     fn fill(&self, offset: u64, len: u64, byte: u8) {
-        world::interleave();
-        world::with(|world| {
-            let mut bytes = std::mem::take(&mut world.scratch);
-            bytes.clear();
-            bytes.resize(len as usize, byte);
-            world.bulk(self, offset, &bytes);
-            world.scratch = bytes;
+        world::access(|world| {
+            let bytes = |_: &MemoryMap| vec![byte; len as usize];
+            let Some((object, at)) = world.begin_bulk(self, offset, len, bytes) else { return };
+            world.memory.range_mut(object, at, len).fill(byte);
+            world.end_bulk(object, at, len, Some(byte.into()));
         });
     }
 
     fn copy_from(&self, offset: u64, source: &Self, source_offset: u64, len: u64) {
-        world::interleave();
-        world::with(|world| {
+        world::access(|world| {
             world.drain_acting();
-            let mut bytes = std::mem::take(&mut world.scratch);
-            bytes.clear();
-            match world.begin(source, source_offset, len, false) {
-                Some((object, at)) => {
-                    bytes.extend_from_slice(
-                        &world.memory.objects[object as usize].bytes[at as usize..(at + len) as usize],
-                    );
+            let Some((from, from_at)) = world.begin(source, source_offset, len, false) else {
+                // What leads nowhere reads as zeroes.
+                let bytes = |_: &MemoryMap| vec![0; len as usize];
+                if let Some((object, at)) = world.begin_bulk(self, offset, len, bytes) {
+                    world.memory.range_mut(object, at, len).fill(0);
+                    world.end_bulk(object, at, len, Some(0));
                 }
-                None => bytes.resize(len as usize, 0),
-            }
-            world.bulk(self, offset, &bytes);
-            world.scratch = bytes;
+                return;
+            };
+            let bytes = |memory: &MemoryMap| memory.range(from, from_at, len).to_vec();
+            let Some((object, at)) = world.begin_bulk(self, offset, len, bytes) else { return };
+            world.memory.copy((from, from_at), (object, at), len);
+            // Every store to the place that they were copied from is in the trace.
+            world.end_bulk(object, at, len, Some(u64::from(from) << 40 | from_at));
         });
     }
 

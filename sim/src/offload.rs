@@ -57,7 +57,7 @@ pub(crate) fn run_job(number: u32) {
     };
     let alive = world::with(|world| {
         world.trace.add(Record::Job, u64::from(number), u64::from(process));
-        world.actor = Actor::Job(process);
+        world.set_actor(Actor::Job(process));
         world.is_alive(process)
     });
     let end = catch_unwind(AssertUnwindSafe(|| {
@@ -67,7 +67,7 @@ pub(crate) fn run_job(number: u32) {
             drop(run);
         }
     }));
-    world::with(|world| world.actor = Actor::World);
+    world::with(|world| world.set_actor(Actor::World));
     if let Err(payload) = end {
         if !payload.is::<Death>() {
             let text = crate::scheduler::panic_text(&*payload);

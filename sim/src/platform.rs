@@ -86,7 +86,9 @@ impl Platform for SimPlatform {
             }
             let core = self.core;
             world.say(|| format!("core {core}: {}", stack::events::Line(&event)));
-            world.trace.tell(Followed::Event(core, &event));
+            if world.trace.is_followed() {
+                world.trace.tell(Followed::Event(core, &event));
+            }
         });
     }
 

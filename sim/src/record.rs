@@ -101,7 +101,9 @@ impl Witness for Eye {
     fn saw(&mut self, observation: &Observation<'_>) {
         let now = world::with(|world| {
             world.say(|| format!("guest {}: {}", self.device, line(observation)));
-            world.trace().tell(Followed::Saw(self.device, observation));
+            if world.trace().is_followed() {
+                world.trace().tell(Followed::Saw(self.device, observation));
+            }
             world.now()
         });
         self.look_at_drive();
@@ -122,21 +124,17 @@ impl Witness for Eye {
 pub struct Ear(pub Rc<RefCell<Record>>);
 
 impl Observer for Ear {
-    fn access(
-        &mut self,
-        guest: u32,
-        agent: Agent,
-        address: u64,
-        len: u64,
-        store: bool,
-    ) -> Result<(), String> {
+    fn allows(&mut self, guest: u32, address: u64, len: u64, store: bool) -> bool {
         // Guests without checkers are the hostile ones, whose memory is anybody's.
         match self.0.borrow_mut().devices.get_mut(guest as usize) {
-            Some(device) => {
-                device.access(agent, address, len, store).map_err(|text| format!("guest {guest}: {text}"))
-            }
-            None => Ok(()),
+            Some(device) => device.allows(address, len, store),
+            None => true,
         }
+    }
+
+    fn objection(&self, guest: u32, agent: Agent, address: u64, len: u64, store: bool) -> String {
+        let what = self.0.borrow().devices[guest as usize].objection(agent, address, len, store);
+        format!("guest {guest}: {what}")
     }
 }
 

@@ -95,11 +95,13 @@ impl TryFrom<String> for Numbers {
 }
 
 /// The digest of the words drawn on this thread since [`forget_drawn`].
+#[inline]
 pub(crate) fn drawn() -> u64 {
     DRAWN.get()
 }
 
 /// Takes a word into the digest.
+#[inline]
 pub(crate) fn note(word: u64) {
     // An odd multiplier and a rotation: every bit of every word, and their order, end up in the digest.
     DRAWN.with(|drawn| drawn.set((drawn.get().rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
@@ -151,6 +153,7 @@ impl Rng {
     ///
     /// # Panics
     /// When `bound` is 0.
+    #[inline]
     pub fn below(&mut self, bound: u64) -> u64 {
         assert!(bound > 0, "a draw among nothing");
         // Multiply and shift: the bias is far below what any checker could see, and one word is drawn whatever the bound.
@@ -158,11 +161,13 @@ impl Rng {
     }
 
     /// True `times` out of `of` times.
+    #[inline]
     pub fn chance(&mut self, times: u32, of: u32) -> bool {
         self.below(of.into()) < times.into()
     }
 
     /// A number from `low` to `high`, both included.
+    #[inline]
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high - low + 1)
     }

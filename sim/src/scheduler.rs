@@ -10,7 +10,7 @@ use crate::platform::{SimPlatform, SimWakes};
 use crate::trace::Record;
 use crate::world::{self, Actor, Death, Process, Program, Step, Waiter, World};
 use runtime::{Constructor, Instant, Poll, Poller};
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -18,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 const LOOK_AGAIN_NS_MAX: u64 = 3000;
 
 /// What happens at a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A core takes a step, unless its generation has moved on.
     Core(u32, u64),
@@ -44,21 +44,50 @@ pub(crate) enum Event {
     Release(u32),
 }
 
+/// An event, and a number that tells when it comes: the moment, then the place that was drawn among those of the same
+/// moment, then how many were pushed before it.
+struct Due {
+    when: u128,
+    event: Event,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.when == other.when
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    /// The earliest is the greatest: a heap gives that first.
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.when.cmp(&self.when)
+    }
+}
+
 /// The moments to come.
 #[derive(Default)]
 pub(crate) struct Queue {
-    heap: BinaryHeap<Reverse<(Instant, u32, u64, Event)>>,
-    pushed: u64,
+    heap: BinaryHeap<Due>,
+    pushed: u32,
 }
 
 impl Queue {
     pub(crate) fn push(&mut self, at: Instant, tie: u32, event: Event) {
-        self.pushed += 1;
-        self.heap.push(Reverse((at, tie, self.pushed, event)));
+        self.pushed = self.pushed.wrapping_add(1);
+        let when = u128::from(at.0) << 64 | u128::from(tie) << 32 | u128::from(self.pushed);
+        self.heap.push(Due { when, event });
     }
 
     fn pop(&mut self) -> Option<(Instant, Event)> {
-        self.heap.pop().map(|Reverse((at, _, _, event))| (at, event))
+        self.heap.pop().map(|Due { when, event }| (Instant((when >> 64) as u64), event))
     }
 }
 
@@ -255,7 +284,7 @@ impl World {
             let processor = self.cores[core as usize].processor;
             self.drain(processor);
         }
-        self.processes[process as usize].alive = false;
+        self.fence(process);
         if how == "killed" {
             self.kills += 1;
             self.coverage.death();
@@ -322,27 +351,30 @@ pub(crate) fn bury(process: u32) {
         world.processes[process as usize].cores.clone()
     });
     for core in cores {
-        let before = enter(Actor::Core(core), None);
-        let (pollers, constructors) = world::with(|world| {
+        let (before, pollers, constructors) = world::with(|world| {
+            let before = world.enter(Actor::Core(core), None);
             let slot = &mut world.cores[core as usize];
             slot.generation += 1;
-            (std::mem::take(&mut slot.pollers), std::mem::take(&mut slot.constructors))
+            (before, std::mem::take(&mut slot.pollers), std::mem::take(&mut slot.constructors))
         });
         drop((pollers, constructors));
-        leave(before);
+        world::with(|world| world.leave(before));
     }
 }
 
-fn enter(actor: Actor, processor: Option<ProcessorId>) -> (Actor, Option<ProcessorId>) {
-    world::with(|world| {
-        let before = (world.actor, world.processor);
-        (world.actor, world.processor) = (actor, processor);
+impl World {
+    /// Somebody acts from now on; who did before.
+    fn enter(&mut self, actor: Actor, processor: Option<ProcessorId>) -> (Actor, Option<ProcessorId>) {
+        let before = (self.actor(), self.processor);
+        self.leave((actor, processor));
         before
-    })
-}
+    }
 
-fn leave((actor, processor): (Actor, Option<ProcessorId>)) {
-    world::with(|world| (world.actor, world.processor) = (actor, processor));
+    /// Whoever acted before acts again.
+    fn leave(&mut self, (actor, processor): (Actor, Option<ProcessorId>)) {
+        self.set_actor(actor);
+        self.processor = processor;
+    }
 }
 
 /// A step of a model. Whether it did something.
@@ -352,13 +384,13 @@ pub(crate) fn step_model(model: u32) -> bool {
         if slot.next <= world.now {
             slot.next = Instant(u64::MAX);
         }
-        slot.model.take()
+        let body = slot.model.take()?;
+        Some((body, world.enter(Actor::Model(model), None)))
     });
-    let Some(mut body) = taken else { return false };
-    let before = enter(Actor::Model(model), None);
+    let Some((mut body, before)) = taken else { return false };
     let step = body.step();
-    leave(before);
     world::with(|world| {
+        world.leave(before);
         world.steps += 1;
         world.trace.add(Record::Step, u64::from(model) << 1 | 1, crate::rng::drawn());
         world.models[model as usize].model = Some(body);
@@ -386,18 +418,18 @@ enum Outcome<T> {
 
 /// Runs code of the target on a core. A death unwinds to here; so does a bug, which fails the run.
 fn on_core<T>(core: u32, act: impl FnOnce() -> T) -> Outcome<T> {
-    let (processor, process) = world::with(|world| {
+    let (process, before) = world::with(|world| {
         let slot = &world.cores[core as usize];
-        (slot.processor, slot.process)
-    });
-    let before = enter(Actor::Core(core), Some(processor));
-    world::with(|world| {
+        let (processor, process) = (slot.processor, slot.process);
         (world.on_stack, world.accesses) = (Some(process), 0);
         world.judged.spin += 1;
+        (process, world.enter(Actor::Core(core), Some(processor)))
     });
     let end = catch_unwind(AssertUnwindSafe(act));
-    world::with(|world| world.on_stack = None);
-    leave(before);
+    world::with(|world| {
+        world.on_stack = None;
+        world.leave(before);
+    });
     match end {
         Ok(value) => Outcome::Returned(value),
         Err(payload) => {

@@ -474,8 +474,10 @@ impl Supervisor {
     fn opportunities(&mut self, now: Instant) {
         for at in 0..self.guests.len() {
             let made = self.guests[at].vm.borrow().device.made();
-            for _ in self.guests[at].seen..made {
-                self.opportunity(at, now);
+            if world::with(|world| world.faults().are_any()) {
+                for _ in self.guests[at].seen..made {
+                    self.opportunity(at, now);
+                }
             }
             self.guests[at].seen = made;
         }

@@ -29,8 +29,9 @@ use std::cell::RefCell;
 use std::mem::ManuallyDrop;
 
 thread_local! {
-    static WORLD: RefCell<Option<Box<World>>> = const { RefCell::new(None) };
-    static OBSERVER: RefCell<Option<Box<dyn Observer>>> = const { RefCell::new(None) };
+    /// Nothing is to be done as a thread ends, so that an access need not ask whether it does: a world that nobody cleared
+    /// is left behind.
+    static WORLD: RefCell<ManuallyDrop<Option<Box<World>>>> = const { RefCell::new(ManuallyDrop::new(None)) };
 }
 
 /// Most steps that an actor takes in a row between two accesses of the target. A driver that is woken, takes completions,
@@ -90,9 +91,11 @@ pub enum Agent {
 
 /// Is told of every access to watched memory. Called while the world is borrowed: it must not touch the world.
 pub trait Observer {
-    /// `agent` touched `len` bytes of guest `guest`'s memory; `Err` names what was broken by it.
-    fn access(&mut self, guest: u32, agent: Agent, address: u64, len: u64, store: bool)
-    -> Result<(), String>;
+    /// Somebody below the guest touches `len` bytes of guest `guest`'s memory: whether that may be.
+    fn allows(&mut self, guest: u32, address: u64, len: u64, store: bool) -> bool;
+
+    /// What was broken by an access of `agent` that was not allowed just now.
+    fn objection(&self, guest: u32, agent: Agent, address: u64, len: u64, store: bool) -> String;
 }
 
 /// Who acts at the moment.
@@ -284,8 +287,6 @@ pub struct World {
     pub(crate) until_interleave: u32,
     /// Accesses of the acting core since its poll began.
     pub(crate) accesses: u64,
-    /// The last access of the acting core was a load while stores of its processor waited in the buffer.
-    pub(crate) overtook: bool,
     /// Changes to the world that somebody may be looking for, ever.
     pub(crate) changes: u64,
     /// Idle cores that poll on: they look again when something has changed.
@@ -293,20 +294,23 @@ pub struct World {
     pub(crate) queue: Queue,
     pub(crate) eventfds: Vec<Eventfd>,
     pub(crate) sockets: Sockets,
-    /// TCP between machines; made at its first use. Dropped by [`clear`] alone: when a thread ends with its world, what
-    /// turmoil keeps for the thread may have gone before it.
-    pub(crate) network: ManuallyDrop<Option<Box<net::Sockets>>>,
+    /// TCP between machines; made at its first use.
+    pub(crate) network: Option<Box<net::Sockets>>,
     pub(crate) jobs: Vec<Option<PendingJob>>,
     /// Who waits for each mailbox between cores.
     pub(crate) boxes: Vec<Waiter>,
     pub(crate) faults: Faults,
     /// Faults that whoever follows was told of.
     faults_told: usize,
-    pub(crate) actor: Actor,
+    actor: Actor,
+    /// What an access asks of whoever acts: the process, if one acts, and whether it is dead (or its life ends just now).
+    acting_process: Option<u32>,
+    fenced: bool,
     pub(crate) processor: Option<ProcessorId>,
+    /// Is told of accesses to watched memory.
+    pub(crate) observer: Option<Box<dyn Observer>>,
     /// The process whose code runs, or waits while a model steps between two of its accesses.
     pub(crate) on_stack: Option<u32>,
-    pub(crate) scratch: Vec<u8>,
     pub(crate) failure: Option<Failure>,
     pub(crate) finished: bool,
     pub(crate) steps: u64,
@@ -327,7 +331,7 @@ pub fn create(seed: u64, temper: Temper, faults: Faults) {
     crate::unix::forget_dropped();
     net::forget_woken();
     let stream = |number| Rng::new(seed, number);
-    let streams = Streams {
+    let mut streams = Streams {
         schedule: stream(1),
         device: stream(2),
         process: stream(3),
@@ -338,13 +342,13 @@ pub fn create(seed: u64, temper: Temper, faults: Faults) {
     };
     let world = World {
         now: Instant(1_000_000),
-        streams,
         temper,
         store_buffers: temper.store_buffers,
         trace: Trace::default(),
         detail: Detail::Nothing,
         log: Vec::new(),
-        memory: MemoryMap::default(),
+        memory: MemoryMap::new(&mut streams.schedule),
+        streams,
         machines: 0,
         storage: Storage::default(),
         pci: Functions::default(),
@@ -355,21 +359,22 @@ pub fn create(seed: u64, temper: Temper, faults: Faults) {
         interleaved: Vec::new(),
         until_interleave: temper.interleave_every,
         accesses: 0,
-        overtook: false,
         changes: 0,
         watching: Vec::new(),
         queue: Queue::default(),
         eventfds: Vec::new(),
         sockets: Sockets::default(),
-        network: ManuallyDrop::new(None),
+        network: None,
         jobs: Vec::new(),
         boxes: Vec::new(),
         faults,
         faults_told: 0,
         actor: Actor::World,
+        acting_process: None,
+        fenced: false,
         processor: None,
+        observer: None,
         on_stack: None,
-        scratch: Vec::new(),
         failure: None,
         finished: false,
         steps: 0,
@@ -379,7 +384,7 @@ pub fn create(seed: u64, temper: Temper, faults: Faults) {
         only_faults_ail_drives: false,
         coverage: Coverage::default(),
     };
-    WORLD.with_borrow_mut(|slot| *slot = Some(Box::new(world)));
+    WORLD.with_borrow_mut(|slot| **slot = Some(Box::new(world)));
 }
 
 /// Removes this thread's world and observer.
@@ -395,8 +400,7 @@ pub fn clear() {
     drop(jobs);
     let network = try_with(|world| world.network.take());
     drop(network);
-    WORLD.with_borrow_mut(|slot| *slot = None);
-    OBSERVER.with_borrow_mut(|slot| *slot = None);
+    WORLD.with_borrow_mut(|slot| **slot = None);
 }
 
 /// Borrows this thread's world for a moment.
@@ -419,15 +423,7 @@ pub(crate) fn try_with<R>(use_it: impl FnOnce(&mut World) -> R) -> Option<R> {
 
 /// Sets who is told of accesses to watched memory.
 pub fn set_observer(observer: Box<dyn Observer>) {
-    OBSERVER.with_borrow_mut(|slot| *slot = Some(observer));
-}
-
-/// Uses the observer for a moment.
-pub(crate) fn observe(guest: u32, agent: Agent, address: u64, len: u64, store: bool) -> Result<(), String> {
-    OBSERVER.with_borrow_mut(|observer| match observer {
-        Some(observer) => observer.access(guest, agent, address, len, store),
-        None => Ok(()),
-    })
+    with(|world| world.observer = Some(observer));
 }
 
 /// Acts as a virtual processor of a guest: stores wait in that processor's buffer.
@@ -441,13 +437,33 @@ pub fn as_processor<R>(processor: ProcessorId, act: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Before an access of the target: perhaps another actor takes a step first. Unwinds when that step ended the life.
+/// An access of the target or of a model: perhaps another actor takes a step before it. Unwinds when that step ended the
+/// life.
+#[inline]
+pub(crate) fn access<R>(access: impl FnOnce(&mut World) -> R) -> R {
+    let undone = with(|world| if world.goes_on() { Ok(access(world)) } else { Err(access) });
+    match undone {
+        Ok(result) => result,
+        Err(access) => {
+            interrupt();
+            with(access)
+        }
+    }
+}
+
+/// Between two accesses of the target: perhaps another actor takes a step. Unwinds when that step ended the life.
 #[inline]
 pub(crate) fn interleave() {
+    access(|_| ());
+}
+
+/// The moment has come at which another actor is drawn to step in, or at which a poll has taken too long.
+#[cold]
+fn interrupt() {
     let burst = with(|world| {
-        let Actor::Core(core) = world.actor else { return None };
-        world.accesses += 1;
-        if world.accesses > ACCESSES_MAX {
+        if let Actor::Core(core) = world.actor
+            && world.accesses >= ACCESSES_MAX
+        {
             let process = world.cores[core as usize].process;
             world.fail(
                 Judged::SPIN,
@@ -456,11 +472,7 @@ pub(crate) fn interleave() {
             world.end_life(process, "ended, spinning,");
             return Some((0, 0));
         }
-        let weight = if std::mem::take(&mut world.overtook) { OVERTAKEN_WEIGHT } else { 1 };
-        if world.until_interleave >= weight {
-            world.until_interleave -= weight;
-            return None;
-        }
+        world.accesses += 1;
         world.draw_interleaved()
     });
     if let Some(burst) = burst {
@@ -676,36 +688,82 @@ impl World {
         self.trace.add(Record::Model, a, b);
     }
 
-    /// The process that acts, if one does.
-    pub(crate) fn acting_process(&self) -> Option<u32> {
-        match self.actor {
+    /// Whoever acts at the moment.
+    pub(crate) fn actor(&self) -> Actor {
+        self.actor
+    }
+
+    /// Somebody else acts from now on.
+    #[inline]
+    pub(crate) fn set_actor(&mut self, actor: Actor) {
+        let process = match actor {
             Actor::Core(core) => Some(self.cores[core as usize].process),
             Actor::Job(process) => Some(process),
             Actor::World | Actor::Model(_) => None,
-        }
+        };
+        (self.actor, self.acting_process) = (actor, process);
+        self.fenced = process.is_some_and(|process| !self.processes[process as usize].alive);
+    }
+
+    /// A process is dead from now on.
+    pub(crate) fn fence(&mut self, process: u32) {
+        self.processes[process as usize].alive = false;
+        self.fenced |= self.acting_process == Some(process);
+    }
+
+    /// The process that acts, if one does.
+    #[inline]
+    pub(crate) fn acting_process(&self) -> Option<u32> {
+        self.acting_process
     }
 
     /// Whether whoever acts is dead: nothing that it does has an effect.
     #[inline]
     pub(crate) fn is_fenced(&self) -> bool {
-        match self.actor {
-            Actor::Core(core) => {
-                let core = &self.cores[core as usize];
-                !self.processes[core.process as usize].alive
-            }
-            Actor::Job(process) => !self.processes[process as usize].alive,
-            Actor::World | Actor::Model(_) => false,
+        self.fenced
+    }
+
+    /// Whether the next access comes without anybody stepping in. One of the target counts down to when somebody does.
+    #[inline(always)]
+    fn goes_on(&mut self) -> bool {
+        if !matches!(self.actor, Actor::Core(_)) {
+            return true;
+        }
+        if self.until_interleave == 0 || self.accesses >= ACCESSES_MAX {
+            return false;
+        }
+        self.until_interleave -= 1;
+        self.accesses += 1;
+        true
+    }
+
+    /// Somebody touches watched memory: the run fails if it may not.
+    #[inline]
+    pub(crate) fn observe(&mut self, guest: u32, agent: Agent, address: u64, len: u64, store: bool) {
+        if let Some(observer) = &mut self.observer
+            && !observer.allows(guest, address, len, store)
+        {
+            let what = observer.objection(guest, agent, address, len, store);
+            self.fail("buffers", what);
+        }
+    }
+
+    /// A load of the acting core has overtaken a store of its own processor.
+    #[inline]
+    pub(crate) fn overtook(&mut self) {
+        if matches!(self.actor, Actor::Core(_)) {
+            self.until_interleave = self.until_interleave.saturating_sub(OVERTAKEN_WEIGHT - 1);
         }
     }
 
     /// A point at which the acting process may die; whether it dies here.
     #[inline]
     pub(crate) fn dies_here(&mut self) -> bool {
-        let Some(process) = self.acting_process() else { return false };
-        let process = &mut self.processes[process as usize];
-        if !process.alive {
+        let Some(process) = self.acting_process else { return false };
+        if self.fenced {
             return false;
         }
+        let process = &mut self.processes[process as usize];
         process.points += 1;
         self.coverage.crash_point();
         // A panic that unwinds already is a bug of the target, and reported as one; it must not be cut short by a second.

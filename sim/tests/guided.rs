@@ -34,17 +34,18 @@ fn a_seed_is_read_as_it_is_written() {
 
 #[test]
 fn each_subject_draws_anew_and_the_plan_stays() {
-    let plain = outcome("7");
+    // A seed whose guests have disks, that draw.
+    let plain = outcome("3");
     let mut seen = vec![plain.trace];
     for subject in ["schedule", "device", "faults", "load"] {
-        let seed = format!("7.{subject}5");
-        assert_eq!(Plan { numbers: plan("7").numbers, ..plan(&seed) }, plan("7"), "{seed}");
+        let seed = format!("3.{subject}5");
+        assert_eq!(Plan { numbers: plan("3").numbers, ..plan(&seed) }, plan("3"), "{seed}");
         let neighbour = outcome(&seed);
         assert!(!seen.contains(&neighbour.trace), "{seed} is a run of its own");
         assert_eq!(outcome(&seed).trace, neighbour.trace, "{seed} twice");
         seen.push(neighbour.trace);
     }
-    assert_eq!(outcome("7").trace, plain.trace, "nothing is left of a neighbour");
+    assert_eq!(outcome("3").trace, plain.trace, "nothing is left of a neighbour");
 }
 
 #[test]

@@ -10,6 +10,7 @@
 
 use super::Verdict;
 use super::observation::{Agent, Buffer, Observation};
+use std::ops::Range;
 
 /// Bytes of a granule. Small enough that a header, a status and an event index have their own.
 pub const GRANULE: u64 = 16;
@@ -22,6 +23,16 @@ const STORE: u8 = 2;
 const LOOK: u8 = 4;
 /// Where the flags stand in it.
 const FLAGS: u64 = 14;
+
+/// The rights of which an access needs one, in each of its granules.
+#[inline]
+fn needed(address: u64, granules: usize, store: bool) -> u8 {
+    match store {
+        true => STORE,
+        false if address % GRANULE >= FLAGS && granules == 1 => LOAD | LOOK,
+        false => LOAD,
+    }
+}
 
 #[derive(Debug)]
 struct Region {
@@ -78,8 +89,8 @@ impl Buffers {
                     region.rights.fill(0);
                 }
             }
-            Observation::Access { agent, address, len, store } => {
-                return self.judge(agent, address, len, store);
+            Observation::Access { agent, address, len, store } if !self.allows(address, len, store) => {
+                return Err(self.objection(agent, address, len, store));
             }
             _ => {}
         }
@@ -90,47 +101,62 @@ impl Buffers {
         if buffer.writable { LOAD | STORE } else { LOAD }
     }
 
-    fn find(&mut self, address: u64, len: u64) -> Option<(&mut Region, std::ops::Range<usize>)> {
-        self.regions.iter_mut().find_map(|region| {
+    /// The region that a range lies in, and its granules there.
+    #[inline]
+    fn find(&self, address: u64, len: u64) -> Option<(usize, Range<usize>)> {
+        self.regions.iter().enumerate().find_map(|(number, region)| {
             let first = address.checked_sub(region.address)?;
-            let end = usize::try_from((first + len).div_ceil(GRANULE)).ok()?;
-            let first = usize::try_from(first / GRANULE).ok()?;
-            (end <= region.rights.len()).then_some((region, first..end))
+            let (first, end) = (first / GRANULE, (first + len).div_ceil(GRANULE));
+            (end <= region.rights.len() as u64).then_some((number, first as usize..end as usize))
         })
     }
 
     fn set(&mut self, address: u64, len: u64, rights: u8) {
         if let Some((region, granules)) = self.find(address, len) {
-            region.rights[granules].fill(rights);
+            match &mut self.regions[region].rights[granules] {
+                [granule] => *granule = rights,
+                granules => granules.fill(rights),
+            }
         }
     }
 
-    fn judge(&mut self, agent: Agent, address: u64, len: u64, store: bool) -> Verdict {
+    /// Judges an access to guest memory: whether it may be.
+    #[inline]
+    pub(super) fn allows(&mut self, address: u64, len: u64, store: bool) -> bool {
         self.evaluations += 1;
+        let Some((region, granules)) = self.find(address, len) else { return false };
+        let Region { rights, present, .. } = &self.regions[region];
+        let needed = needed(address, granules.len(), store);
+        *present
+            && match &rights[granules] {
+                [granule] => granule & needed != 0,
+                // What is needed of more than one granule is one right.
+                granules => granules.iter().fold(u8::MAX, |all, rights| all & rights) & needed != 0,
+            }
+    }
+
+    /// What an access breaks that may not be.
+    #[cold]
+    pub(super) fn objection(&self, agent: Agent, address: u64, len: u64, store: bool) -> String {
         let who = match agent {
             Agent::Target => "the target",
             Agent::Disk => "a disk",
         };
         let did = if store { "stored to" } else { "loaded from" };
         let Some((region, granules)) = self.find(address, len) else {
-            return Err(format!("{who} {did} {len} bytes at {address:#x}, where the guest has no memory"));
+            return format!("{who} {did} {len} bytes at {address:#x}, where the guest has no memory");
         };
+        let region = &self.regions[region];
         if !region.present {
-            return Err(format!("{who} {did} {len} bytes at {address:#x}, in a region that was removed"));
+            return format!("{who} {did} {len} bytes at {address:#x}, in a region that was removed");
         }
-        let needed = match store {
-            true => STORE,
-            false if address % GRANULE >= FLAGS && granules.len() == 1 => LOAD | LOOK,
-            false => LOAD,
-        };
+        let needed = needed(address, granules.len(), store);
         let first = granules.start as u64 * GRANULE + region.address;
-        match region.rights[granules].iter().position(|&rights| rights & needed == 0) {
-            None => Ok(()),
-            Some(at) => Err(format!(
-                "{who} {did} {len} bytes at {address:#x}; the guest has not lent those at {:#x} for that",
-                first + at as u64 * GRANULE
-            )),
-        }
+        let at = region.rights[granules].iter().position(|&rights| rights & needed == 0).unwrap_or(0);
+        format!(
+            "{who} {did} {len} bytes at {address:#x}; the guest has not lent those at {:#x} for that",
+            first + at as u64 * GRANULE
+        )
     }
 
     /// Accesses judged.

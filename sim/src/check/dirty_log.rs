@@ -33,11 +33,7 @@ impl DirtyLog {
             Observation::Disconnected | Observation::DeviceReset | Observation::PowerLost => {
                 self.logging = false;
             }
-            Observation::Access { address, len, store: true, .. } if self.logging && len > 0 => {
-                for page in address / PAGE..=(address + len - 1) / PAGE {
-                    self.stale.insert(page, address.max(page * PAGE));
-                }
-            }
+            Observation::Access { address, len, store: true, .. } => self.stored(address, len),
             Observation::PageCopied { page } => {
                 self.evaluations += 1;
                 self.stale.remove(&page);
@@ -57,6 +53,16 @@ impl DirtyLog {
             _ => {}
         }
         Ok(())
+    }
+
+    /// Somebody below the guest stored to its memory.
+    #[inline]
+    pub(super) fn stored(&mut self, address: u64, len: u64) {
+        if self.logging && len > 0 {
+            for page in address / PAGE..=(address + len - 1) / PAGE {
+                self.stale.insert(page, address.max(page * PAGE));
+            }
+        }
     }
 
     /// Whether the run ever logged.

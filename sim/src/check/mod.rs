@@ -171,14 +171,19 @@ impl DeviceCheckers {
         self.progress.observe(at, observation).map_err(found("progress"))
     }
 
-    /// Judges an access to guest memory: what the world asks before it lets the access happen.
-    ///
-    /// # Errors
-    /// What was broken.
-    pub fn access(&mut self, agent: Agent, address: u64, len: u64, store: bool) -> Result<(), String> {
-        let access = Observation::Access { agent, address, len, store };
-        self.dirty_log.observe(&access)?;
-        self.buffers.observe(&access)
+    /// Judges an access to guest memory, which the world asks about before it lets the access happen: whether it may.
+    #[inline]
+    pub fn allows(&mut self, address: u64, len: u64, store: bool) -> bool {
+        if store {
+            self.dirty_log.stored(address, len);
+        }
+        self.buffers.allows(address, len, store)
+    }
+
+    /// What an access breaks that is not allowed.
+    #[must_use]
+    pub fn objection(&self, agent: Agent, address: u64, len: u64, store: bool) -> String {
+        self.buffers.objection(agent, address, len, store)
     }
 
     /// Judges what is out, at any moment.

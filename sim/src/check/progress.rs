@@ -6,50 +6,75 @@
 use super::Verdict;
 use super::observation::{Observation, RequestId};
 use runtime::Instant;
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
+
+#[derive(Clone, Copy, Debug)]
+struct Out {
+    id: RequestId,
+    queue: u16,
+    submitted_at: Instant,
+    ended: bool,
+}
 
 /// The checker.
 #[derive(Debug)]
 pub struct Progress {
     bound_ns: u64,
     healed: Option<Instant>,
-    /// What is out, the oldest first: its queue, and when it was submitted.
-    out: BTreeMap<RequestId, (u16, Instant)>,
+    /// What is out, the oldest first, and what has ended since; the first one is out.
+    out: VecDeque<Out>,
     evaluations: u64,
 }
 
 impl Progress {
     pub(super) fn new(bound_ns: u64) -> Self {
-        Self { bound_ns, healed: None, out: BTreeMap::new(), evaluations: 0 }
+        Self { bound_ns, healed: None, out: VecDeque::new(), evaluations: 0 }
     }
 
     pub(super) fn observe(&mut self, at: Instant, observation: &Observation<'_>) -> Verdict {
         match *observation {
             Observation::Healed => self.healed = Some(at),
             Observation::Submitted { id, queue, .. } => {
-                self.out.insert(id, (queue, at));
+                self.out.push_back(Out { id, queue, submitted_at: at, ended: false });
             }
             Observation::Completed { id, queue, submitted_at, .. } => {
-                self.out.remove(&id);
+                self.end(id);
                 let Some(waited_ns) = self.waited_ns(at, submitted_at) else { return Ok(()) };
                 self.evaluations += 1;
                 if waited_ns > self.bound_ns {
                     return Err(self.late(queue, id, "took", waited_ns));
                 }
             }
-            Observation::QueueReady { queue, .. } => self.out.retain(|_, (of, _)| *of != queue),
+            Observation::QueueReady { queue, .. } => {
+                self.out.retain(|out| out.queue != queue);
+                self.forget_ended();
+            }
             Observation::DeviceReset | Observation::PowerLost => self.out.clear(),
             _ => {}
         }
         Ok(())
     }
 
+    /// A request has ended. Ids go up: the guest numbers its requests in the order of their submission.
+    fn end(&mut self, id: RequestId) {
+        if let Ok(at) = self.out.binary_search_by_key(&id, |out| out.id) {
+            self.out[at].ended = true;
+        }
+        self.forget_ended();
+    }
+
+    fn forget_ended(&mut self) {
+        while self.out.front().is_some_and(|out| out.ended) {
+            self.out.pop_front();
+        }
+    }
+
     /// Judges what is out, at any moment.
     pub(super) fn look(&self, at: Instant) -> Verdict {
-        let Some((id, (queue, submitted_at))) = self.out.first_key_value() else { return Ok(()) };
-        match self.waited_ns(at, *submitted_at) {
+        let Some(Out { id, queue, submitted_at, .. }) = self.out.front().copied() else { return Ok(()) };
+        match self.waited_ns(at, submitted_at) {
             Some(waited_ns) if waited_ns > self.bound_ns => {
-                Err(self.late(*queue, *id, "is out after", waited_ns))
+                Err(self.late(queue, id, "is out after", waited_ns))
             }
             _ => Ok(()),
         }

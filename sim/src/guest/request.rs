@@ -105,8 +105,9 @@ pub struct Slot {
     pub buffers: Vec<Buffer>,
     /// How many of the buffers are pieces.
     pieces: usize,
-    /// The device-readable bytes, header first.
+    /// Room for the device-readable bytes, header first, and how many there are.
     readable: Vec<u8>,
+    readable_bytes: usize,
     /// Room for the device-writable bytes, status last.
     writable: Vec<u8>,
     /// Bytes that the device may write.
@@ -136,8 +137,9 @@ impl Slot {
             areas,
             buffers: Vec::with_capacity(PIECES_MAX + 1),
             pieces: 0,
-            readable: Vec::with_capacity(HEADER_BYTES + data),
-            writable: Vec::with_capacity(data + 1),
+            readable: vec![0; HEADER_BYTES + data.max(SEGMENTS_MAX as usize * SEGMENT_BYTES)],
+            readable_bytes: 0,
+            writable: vec![0; data.max(ID_BYTES) + 1],
             writable_bytes: 0,
             ask: Ask {
                 kind: Kind::Flush,
@@ -207,7 +209,7 @@ impl Slot {
                 1 + rng.below(half as u64 - 1) as usize
             }
         };
-        let readable_bytes = self.readable.len();
+        let readable_bytes = self.readable_bytes;
         if ask.style == LayoutStyle::Anyhow {
             self.cut(memory, readable_bytes, pieces_max, false, rng);
             self.cut(memory, answer_bytes + 1, pieces_max, true, rng);
@@ -243,37 +245,36 @@ impl Slot {
     /// Writes the readable bytes into the private copy.
     fn compose(&mut self, disk: u16) {
         let Ask { kind, sector, sectors, block_sectors, version, unmap, .. } = self.ask;
-        let out = &mut self.readable;
-        out.clear();
-        out.extend_from_slice(&type_of(kind).to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
-        match kind {
-            Kind::Read | Kind::Write => out.extend_from_slice(&sector.to_le_bytes()),
-            // The header's sector has no meaning for these, and Linux sends 0.
-            Kind::Flush | Kind::GetId | Kind::Discard | Kind::WriteZeroes => out.extend_from_slice(&[0; 8]),
-        }
-        match kind {
+        let (header, data) = self.readable.split_at_mut(HEADER_BYTES);
+        header[..4].copy_from_slice(&type_of(kind).to_le_bytes());
+        header[4..8].fill(0);
+        // The header's sector has no meaning but for these, and Linux sends 0.
+        let first = if matches!(kind, Kind::Read | Kind::Write) { sector } else { 0 };
+        header[8..].copy_from_slice(&first.to_le_bytes());
+        let data_bytes = match kind {
             Kind::Write => {
-                out.resize(HEADER_BYTES + sectors as usize * SECTOR_BYTES, 0);
-                for (index, bytes) in out[HEADER_BYTES..].chunks_exact_mut(SECTOR_BYTES).enumerate() {
+                let sectors = sectors as usize;
+                for (index, bytes) in data.chunks_exact_mut(SECTOR_BYTES).take(sectors).enumerate() {
                     stamp::write(disk, sector + index as u64, version, bytes);
                 }
+                sectors * SECTOR_BYTES
             }
             Kind::Discard | Kind::WriteZeroes => {
                 // In one segment or in several, without a draw: the versions go up by one.
                 let blocks = sectors / block_sectors;
                 let segments = (1 + version % SEGMENTS_MAX).min(blocks.max(1));
                 let first_of = |segment: u32| blocks * segment / segments * block_sectors;
-                for segment in 0..segments {
+                for (segment, bytes) in (0..segments).zip(data.chunks_exact_mut(SEGMENT_BYTES)) {
                     let (first, end) = (first_of(segment), first_of(segment + 1));
-                    out.extend_from_slice(&(sector + u64::from(first)).to_le_bytes());
-                    out.extend_from_slice(&(end - first).to_le_bytes());
-                    out.extend_from_slice(&u32::from(unmap && kind == Kind::WriteZeroes).to_le_bytes());
+                    bytes[..8].copy_from_slice(&(sector + u64::from(first)).to_le_bytes());
+                    bytes[8..12].copy_from_slice(&(end - first).to_le_bytes());
+                    bytes[12..].copy_from_slice(&u32::from(unmap && kind == Kind::WriteZeroes).to_le_bytes());
                 }
-                assert_eq!(out.len(), HEADER_BYTES + segments as usize * SEGMENT_BYTES);
+                segments as usize * SEGMENT_BYTES
             }
-            Kind::Read | Kind::Flush | Kind::GetId => {}
-        }
+            Kind::Read | Kind::Flush | Kind::GetId => 0,
+        };
+        self.readable_bytes = HEADER_BYTES + data_bytes;
     }
 
     /// Cuts `len` bytes anywhere into at most `pieces` pieces.
@@ -330,7 +331,10 @@ impl Slot {
         shift: u64,
         rng: &mut Rng,
     ) {
-        let drawn = rng.below(memory.regions.len() as u64) as usize;
+        let drawn = match memory.regions.len() {
+            1 => 0,
+            regions => rng.below(regions as u64) as usize,
+        };
         let region = if memory.regions[drawn].in_use { drawn } else { 0 };
         let address = (self.areas[region] + self.fill[region]).next_multiple_of(alignment) + shift;
         let end = (address + len as u64).next_multiple_of(ALIGNMENT);
@@ -345,7 +349,7 @@ impl Slot {
             memory.write(piece.address, &self.readable[at..end]);
             at = end;
         }
-        assert_eq!(at, self.readable.len(), "the readable pieces hold the whole of it");
+        assert_eq!(at, self.readable_bytes, "the readable pieces hold the whole of it");
     }
 
     /// Reads the status.
@@ -364,7 +368,6 @@ impl Slot {
 
     /// Brings what the device wrote, without the status.
     pub fn gather<W: Window>(&mut self, memory: &Memory<W>) -> &[u8] {
-        self.writable.resize(self.writable_bytes as usize, 0);
         let mut at = 0;
         for piece in self.buffers[..self.pieces].iter().filter(|piece| piece.writable) {
             let end = at + piece.len as usize;

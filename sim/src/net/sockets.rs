@@ -526,7 +526,7 @@ impl World {
 
     /// A process died: its ends close, its listeners refuse.
     pub(crate) fn network_of_dead(&mut self, process: u32) {
-        let Some(network) = &*self.network else { return };
+        let Some(network) = &self.network else { return };
         let of_process = |holder: Option<u32>| holder == Some(process);
         let ends: Vec<u32> = (0..network.ends.len())
             .filter(|end| of_process(network.ends[*end].process))
@@ -544,7 +544,7 @@ impl World {
 
     /// A machine lost its power: nobody hears of what its kernel would have said.
     pub(crate) fn network_power_loss(&mut self, machine: u32) {
-        let Some(network) = &mut *self.network else { return };
+        let Some(network) = &mut self.network else { return };
         for end in network.ends.iter().filter(|end| end.machine == machine && end.stream.is_some()) {
             network.packets.silence(end.local, end.peer);
         }
