@@ -135,6 +135,8 @@ impl Platform for HostPlatform {
     }
 
     fn ready(&self) {
+        // Two renames a core, once in a life, before the first call is answered.
+        self.0.process.serves();
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
             tracing::warn!(%error, "the service manager could not be told that the target serves");
         }

@@ -6,7 +6,7 @@ use crate::offload::Pool;
 use crate::pci::HostPci;
 use crate::platform::HostPlatform;
 use crate::reactor::Reactor;
-use crate::recorder::Recorder;
+use crate::recorder::{self, Recorder};
 use crate::waker::Waker;
 use crossbeam_queue::SegQueue;
 use runtime::{Constructor, CoreId, Error, ErrorKind, ReactorTimes};
@@ -71,6 +71,7 @@ pub(crate) struct Shared {
     pool: Pool,
     pub(crate) pci: HostPci,
     pub(crate) memory_directory: PathBuf,
+    recorder_directory: Option<PathBuf>,
     pub(crate) poll: bool,
     /// The operator asked for an orderly stop.
     pub(crate) stop: AtomicBool,
@@ -104,6 +105,16 @@ impl Shared {
             idle_ns: core.idle_ns.load(Ordering::Relaxed),
         };
         (0..).zip(&self.cores).map(times).collect()
+    }
+
+    /// The process serves: what its cores record is kept from now on.
+    pub(crate) fn serves(&self) {
+        for core in (0..self.len()).map(CoreId) {
+            let Some(directory) = &self.recorder_directory else { return };
+            if let Err(error) = recorder::serves(directory, core) {
+                tracing::warn!(%error, core = core.0, ?directory, "the flight recorder's file could not be renamed");
+            }
+        }
     }
 
     pub(crate) fn end(&self) {
@@ -172,6 +183,7 @@ impl Process {
             pool,
             pci: HostPci::new().map_err(failed("cannot keep a table of the drives' mappings"))?,
             memory_directory: options.memory_directory.clone(),
+            recorder_directory: options.recorder_directory.clone(),
             poll: options.poll,
             stop: AtomicBool::new(false),
             ended: AtomicBool::new(false),

@@ -257,6 +257,8 @@ fn what_was_recorded_survives_a_kill_and_the_life_before_is_kept() {
         let directory = std::env::var_os(CHILD_DIRECTORY).unwrap();
         let options = Options { recorder_directory: Some(directory.into()), ..options(1) };
         let first = constructor(|platform: HostPlatform| {
+            // It serves, so its recording is kept.
+            platform.ready();
             let mut number = 0;
             move |_| {
                 platform.record(event(number));

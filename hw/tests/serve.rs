@@ -124,6 +124,30 @@ fn a_second_target_on_the_same_state_is_refused() {
 }
 
 #[test]
+fn starts_that_fail_take_nothing_from_the_recording_of_a_crash() {
+    let home = tempfile::tempdir().unwrap();
+    let target = Target::start(home.path(), &[]);
+    assert!(target.rpc(&["bdev_null_create", "name=n", "num_blocks=8", "block_size=512"]).status.success());
+    drop(target);
+    let recorder = home.path().join("state/recorder-0");
+    let crashed = std::fs::read(&recorder).unwrap();
+    let config = home.path().join("state/config.json");
+    let good = std::fs::read(&config).unwrap();
+    std::fs::write(&config, "{").unwrap();
+    for _ in 0..3 {
+        let (code, reason) = refused(home.path(), &[]);
+        assert!(code == Some(1) && reason.contains("is damaged"), "{reason}");
+    }
+    assert!(std::fs::read(&recorder).unwrap() == crashed, "the recording of the crash is gone");
+    assert!(!home.path().join("state/recorder-0.previous").exists());
+    // The next life that serves displaces it, and keeps it as the one before.
+    std::fs::write(&config, good).unwrap();
+    let again = Target::start(home.path(), &[]);
+    assert!(again.rpc(&["bdev_get_bdevs"]).status.success());
+    assert!(std::fs::read(home.path().join("state/recorder-0.previous")).unwrap() == crashed);
+}
+
+#[test]
 fn what_is_wrong_with_the_input_is_said_precisely() {
     let home = tempfile::tempdir().unwrap();
     for (more, expected) in [

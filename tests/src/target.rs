@@ -168,7 +168,7 @@ impl Target {
     /// The names of the events in the flight recorder of the incarnation that runs or ran last, oldest first, over all
     /// its cores. A recorder keeps the last 65,536 of a core.
     pub fn recorded_events(&self) -> Vec<String> {
-        let is_recorder = |name: &str| name.starts_with("recorder-") && !name.ends_with(".previous");
+        let is_recorder = |name: &str| name.starts_with("recorder-") && !name.contains('.');
         let mut names = Vec::new();
         for entry in std::fs::read_dir(self.path("state")).expect("the state directory") {
             let path = entry.expect("the state directory").path();
