@@ -4,7 +4,10 @@
 //! unpacked from Debian's packages by `tests/peer/run`, which a plain run does not do.
 
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 use std::time::Duration;
+
+use serde_json::json;
 
 use tests::client::ClientError;
 use tests::client::blkio::{Blkio, Options as BlkioOptions};
@@ -14,6 +17,7 @@ use tests::client::memory::HIGH_MEMORY_BASE;
 use tests::client::model::Model;
 use tests::image::Image;
 use tests::peer::{Backing, Peer};
+use tests::target::Target;
 
 const DISK: u64 = 16 << 20;
 
@@ -66,4 +70,29 @@ fn blkio_verifies_a_load_on_the_peer() {
     let mut model = Model::zeroed(disk.capacity_bytes().expect("a capacity") / 512);
     disk.verified_load(&mut model, 1, 5_000).expect("a correct load");
     disk.verify_all(&mut model).expect("the disk is as written");
+}
+
+#[test]
+#[ignore = "needs qemu-storage-daemon; run: tests/peer/run"]
+fn a_disk_of_the_peer_is_refused_and_the_peer_refuses_ours() {
+    let image = Image::on_disk(DISK);
+    let target = Target::start();
+    let parameters = json!({"name": "disk0", "filename": image.path(), "block_size": 512});
+    let peer = Peer::start(&Backing::File(image.path().to_path_buf()), 1);
+    let refused = target.rpc("bdev_aio_create", parameters.clone()).expect_err("the peer has it").to_string();
+    assert!(refused.contains("held by another process"), "{refused}");
+    drop(peer);
+    target.call("bdev_aio_create", parameters);
+
+    let node = format!("driver=file,node-name=disk,filename={}", image.path().display());
+    let home = tempfile::tempdir().expect("a directory");
+    let socket = home.path().join("blk.sock");
+    let export = format!(
+        "type=vhost-user-blk,id=x,node-name=disk,writable=on,addr.type=unix,addr.path={}",
+        socket.display()
+    );
+    let output = Command::new(Peer::PROGRAM).args(["--blockdev", &node, "--export", &export]).output();
+    let output = output.expect("the peer can be started");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("lock"), "{said}");
 }

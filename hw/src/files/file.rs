@@ -4,12 +4,14 @@
 //! description's last reference, and every request in flight holds one: after a `kill -9` the next process is refused
 //! until nothing of the dead one can still reach the medium.
 //!
+//! Beside it the locks are held by which QEMU's programs know that an image is in use ([`super::image_locks`]).
+//!
 //! A block device is also claimed (`O_EXCL`), so that it cannot be mounted below us and a mounted one is refused. The
 //! claim is a descriptor of its own without I/O, because it must not stand in the way of the lock: a dead process's
 //! last I/O would otherwise make the open fail as `Busy`, where a wait for the lock is what is wanted.
 
 use super::bounce::BOUNCE_ALIGNMENT;
-use super::uring;
+use super::{image_locks, uring};
 use crate::error::{from_errno, os_error, with_errno};
 use runtime::{ErrorKind, FileEngine, FileInfo, FileLock, FileOptions, Result};
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, StatxFlags};
@@ -173,15 +175,15 @@ impl OpenFile {
     }
 
     fn try_lock(&self) -> Result<FileLock> {
-        let lock = self.flock()?;
-        if lock == FileLock::Held
-            && self.is_block_device
-            && let Err(error) = self.claim_device()
-        {
-            self.unlock();
-            return Err(error);
+        if self.flock()? == FileLock::HeldElsewhere {
+            return Ok(FileLock::HeldElsewhere);
         }
-        Ok(lock)
+        let claimed = if self.is_block_device { self.claim_device() } else { Ok(()) };
+        let lock = claimed.and_then(|()| image_locks::take(self.fd.as_fd(), self.read_only));
+        if lock != Ok(FileLock::Held) {
+            self.unlock();
+        }
+        lock
     }
 
     fn flock(&self) -> Result<FileLock> {
@@ -193,6 +195,7 @@ impl OpenFile {
     }
 
     fn unlock(&self) {
+        image_locks::give_back(self.fd.as_fd());
         if let Err(error) = rustix::fs::flock(&self.fd, FlockOperation::Unlock) {
             // The descriptor's end unlocks as well, only later.
             tracing::warn!(%error, "a file's lock could not be given back");

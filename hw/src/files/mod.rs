@@ -8,6 +8,7 @@ mod blocking;
 mod bounce;
 mod directory;
 mod file;
+mod image_locks;
 mod in_flight;
 mod iovecs;
 mod machine_memory;

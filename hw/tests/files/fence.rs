@@ -4,6 +4,7 @@ use crate::support::{ENGINES, Fixture, KIB, MIB, PATIENCE, directory, let_pass, 
 use hw::files::CoreFiles;
 use runtime::{ErrorKind, File, FileChannel, FileEngine, FileLock, FileOp, Memory, Window};
 use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -30,6 +31,48 @@ fn one_open_file_holds_the_lock_and_its_clones_share_it() {
         drop(channel);
         assert_eq!(other.try_lock(), Ok(FileLock::Held), "{engine:?}");
         drop(core);
+    }
+}
+
+/// A lock on one byte by somebody else, as QEMU's programs have them: `F_OFD_SETLK`.
+fn byte_lock(file: &std::fs::File, kind: i32, byte: i64) {
+    let range = libc::flock { l_type: kind as i16, l_whence: 0, l_start: byte, l_len: 1, l_pid: 0 };
+    // SAFETY: the descriptor is open, and the request reads one `flock`.
+    assert_eq!(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const range) }, 0);
+}
+
+/// Whether somebody has a lock on a byte.
+fn is_locked(file: &std::fs::File, byte: i64) -> bool {
+    let mut range =
+        libc::flock { l_type: libc::F_WRLCK as i16, l_whence: 0, l_start: byte, l_len: 1, l_pid: 0 };
+    // SAFETY: the descriptor is open, and the request reads and writes one `flock`.
+    assert_eq!(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut range) }, 0);
+    i32::from(range.l_type) != libc::F_UNLCK
+}
+
+#[test]
+fn an_image_that_qemu_uses_is_held_elsewhere_and_qemu_sees_ours() {
+    for engine in ENGINES {
+        let fixture = Fixture::new(engine, MIB);
+        let qemu = std::fs::OpenOptions::new().read(true).write(true).open(&fixture.path).unwrap();
+        // It writes (101), it resizes (103), or lets nobody read (200) or write (201).
+        for byte in [101, 103, 200, 201] {
+            byte_lock(&qemu, libc::F_RDLCK, byte);
+            assert_eq!(fixture.file.try_lock(), Ok(FileLock::HeldElsewhere), "{byte}");
+            // What was tried leaves nothing behind.
+            assert!(!is_locked(&qemu, 100) && !is_locked(&qemu, 201), "{byte}");
+            byte_lock(&qemu, libc::F_UNLCK, byte);
+        }
+        // It reads what others may change.
+        byte_lock(&qemu, libc::F_RDLCK, 100);
+        assert_eq!(fixture.file.try_lock(), Ok(FileLock::Held));
+        byte_lock(&qemu, libc::F_UNLCK, 100);
+        for byte in [100, 101, 201, 202, 203] {
+            assert!(is_locked(&qemu, byte), "{byte}");
+        }
+        drop(fixture.channel);
+        drop(fixture.file);
+        assert!(![100, 101, 201, 202, 203].into_iter().any(|byte| is_locked(&qemu, byte)));
     }
 }
 
