@@ -9,7 +9,8 @@ pub fn parse(mask: &str) -> Result<Vec<u32>, String> {
     let available = available();
     let wanted = read(mask).ok_or_else(|| {
         format!(
-            "core mask {mask:?} is malformed; give a hexadecimal mask such as 0x3, or a list such as 0,2-3; {}",
+            "core mask {mask:?} is malformed, empty, or names a processor above {}; give a hexadecimal mask such as 0x3, or a list such as 0,2-3; {}",
+            CpuSet::MAX_CPU - 1,
             allowed(&available)
         )
     })?;

@@ -168,9 +168,15 @@ fn main() -> ExitCode {
     }))
 }
 
-/// Prints; a reader that has gone away (`| head`) is no error.
+/// Prints; a reader that has gone away (`| head`) is no error, a file that takes no more ends the process.
 fn print(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("reprise-sim: the output cannot be written: {error}");
+            std::process::exit(BAD_INPUT.into());
+        }
+        _ => {}
+    }
 }
 
 fn import_recordings(files: &[PathBuf], json: bool) -> Result<u8, Refused> {
@@ -248,8 +254,16 @@ fn run_one(scenario: &str, seed: &str, json: bool, log: bool) -> Result<u8, Refu
     Ok(code)
 }
 
-/// Writes the replay file of a failed run beside the caller, and says how to use it.
+/// Writes the replay file of a failed run beside the caller, and says how to use it. A run that only did too little has
+/// none: of a list of faults nothing is asked.
 fn keep(name: &str, title: &str, plan: &Plan, outcome: &Outcome) -> Result<(), Refused> {
+    if outcome.did_too_little() {
+        eprintln!(
+            "no replay file: nothing is wrong but that seed {} of {name} did too little",
+            plan.seed_text()
+        );
+        return Ok(());
+    }
     let file = format!("{name}-{}.replay.toml", plan.seed_text());
     let replay = Replay::of(name, title, plan, outcome).write();
     write(Path::new(&file), replay)?;

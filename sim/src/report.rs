@@ -6,7 +6,7 @@ use crate::faults::Fault;
 use crate::plan::{GuestPlan, Plan};
 use crate::shrink::Case;
 use crate::totals::{Swarm, Totals};
-use crate::world::{Failure, Line};
+use crate::world::{Failure, Judged, Line};
 use serde_json::{Map, Value, json};
 use stack::reached::Reached;
 use std::collections::BTreeMap;
@@ -49,6 +49,12 @@ impl Outcome {
     #[must_use]
     pub fn passed(&self) -> bool {
         self.failure.is_none()
+    }
+
+    /// Whether nothing is wrong but that the run did less than its scenario asks for.
+    #[must_use]
+    pub fn did_too_little(&self) -> bool {
+        self.failure.as_ref().is_some_and(|failure| failure.checker == Judged::COVERAGE)
     }
 
     /// How often each kind of fault struck, by name.

@@ -291,7 +291,10 @@ impl World {
         }
         let points = self.processes[process as usize].points;
         self.trace.add(Record::Life, u64::from(process), points << 1);
-        self.tell(|| format!("process {process} is {how} at its crash point {points}"));
+        self.tell(|| match how {
+            "ended" => format!("process {process} ended, after {points} crash points"),
+            _ => format!("process {process} is {how} at its crash point {points}"),
+        });
         self.trace.tell(Followed::Life(process, LifeChange::Ended(how)));
         let cores = &self.cores;
         self.watching.retain(|core| cores[*core as usize].process != process);

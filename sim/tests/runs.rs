@@ -117,21 +117,47 @@ fn bad_input_is_named_and_exits_with_2() {
     let _ = std::fs::remove_file(file);
 }
 
-#[test]
-fn a_scenario_that_asks_for_more_than_it_got_fails_with_1_and_leaves_a_replay_file() {
-    let directory = std::env::temp_dir().join("reprise-sim-test-coverage");
+/// Runs a scenario in a folder of its own: its exit code, what it said on the side, and whether it left a replay file.
+fn run_in_folder(folder: &str, scenario: &str) -> (Option<i32>, String, bool) {
+    let directory = std::env::temp_dir().join(folder);
     std::fs::create_dir_all(&directory).expect("a writable directory");
-    let file = directory.join("too-much.toml");
-    std::fs::write(&file, "title = \"t\"\nabout = \"a\"\n[guest]\nrequests = 20\n[at-least]\nkills = 1\n")
-        .expect("room");
+    let text = format!("title = \"t\"\nabout = \"a\"\n{scenario}");
+    std::fs::write(directory.join("mine.toml"), text).expect("room");
     let output = Command::new(env!("CARGO_BIN_EXE_reprise-sim"))
-        .args(["run", "too-much.toml", "--seed", "1"])
+        .args(["run", "mine.toml", "--seed", "1"])
         .current_dir(&directory)
         .output()
         .expect("the binary was built for this test");
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let error = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(error.contains("replay with: reprise-sim replay too-much-1.replay.toml"), "{error}");
-    assert!(directory.join("too-much-1.replay.toml").exists());
+    let left = directory.join("mine-1.replay.toml").exists();
     let _ = std::fs::remove_dir_all(directory);
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned(), left)
+}
+
+#[test]
+fn a_run_that_fails_ends_with_1_and_leaves_a_replay_file() {
+    // Pauses so long that nothing seems to happen any more.
+    let scenario = "bound-ms = 1\n[guest]\npauses = 256\npause-us = 10000000\n";
+    let (code, said, left) = run_in_folder("reprise-sim-test-stuck", scenario);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("replay with: reprise-sim replay mine-1.replay.toml") && left, "{said}");
+}
+
+#[test]
+fn a_run_that_only_did_too_little_ends_with_1_and_leaves_none() {
+    let scenario = "[guest]\nrequests = 20\n[at-least]\nkills = 1\n";
+    let (code, said, left) = run_in_folder("reprise-sim-test-coverage", scenario);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("no replay file") && !left, "{said}");
+}
+
+#[test]
+fn output_that_cannot_be_written_is_said() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a device that is full");
+    let output = Command::new(env!("CARGO_BIN_EXE_reprise-sim"))
+        .args(["run", "ring-alone", "--seed", "1", "--json"])
+        .stdout(full)
+        .output()
+        .expect("the binary was built for this test");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("No space left"), "{output:?}");
 }

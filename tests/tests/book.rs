@@ -1,4 +1,4 @@
-//! The book's examples run: the `sh` blocks of each page, in order, in one shell, in an empty folder, with the built
+//! The examples of the book and of the README run: the `sh` blocks of each page, in order, in one shell, in an empty folder, with the built
 //! binaries on the PATH. A block marked otherwise (`text`, `toml`, or none) is for reading. And the page of all calls is
 //! complete: each method of the target has a section, and each section every parameter, by the target's own word.
 
@@ -65,6 +65,7 @@ fn every_page_of_the_book_runs() {
         .collect();
     pages.sort();
     assert!(!pages.is_empty());
+    pages.push(docs().join("../README.md"));
     for page in pages {
         run_page(&page);
     }

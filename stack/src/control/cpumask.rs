@@ -33,6 +33,10 @@ fn parse_list(list: &str) -> Option<BTreeSet<u32>> {
 
 fn parse_hexadecimal(mask: &str) -> Option<BTreeSet<u32>> {
     let digits = mask.strip_prefix("0x").or_else(|| mask.strip_prefix("0X")).unwrap_or(mask);
+    // The kernel's form: commas between groups of 32 processors.
+    if digits.split(',').skip(1).any(|group| group.len() != 8) {
+        return None;
+    }
     let mut processors = BTreeSet::new();
     for (place, digit) in digits.chars().rev().filter(|digit| *digit != ',').enumerate() {
         let digit = digit.to_digit(16)?;
@@ -59,7 +63,7 @@ mod tests {
         assert_eq!(list("10"), Some([4].into()));
         assert_eq!(list("[0,2-3]"), Some([0, 2, 3].into()));
         assert_eq!(list("ffff,00000001").map(|set| set.len()), Some(17));
-        for bad in ["", "0x", "0", "0xg", "[]", "[3-2]", "[a]", "[0", "[0-2000]", "-1"] {
+        for bad in ["", "0x", "0", "0xg", "[]", "[3-2]", "[a]", "[0", "[0-2000]", "-1", "1,1", ",1"] {
             assert_eq!(list(bad), None, "{bad}");
         }
     }

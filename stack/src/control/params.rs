@@ -44,7 +44,7 @@ impl Params {
             Some(Value::String(text)) if !text.is_empty() && text.len() <= max && !text.contains('\0') => {
                 Ok(Some(text))
             }
-            Some(found) => Err(refused(name, &found, &format!("a text of 1 to {max} bytes"))),
+            Some(found) => Err(refused(name, &found, &format!("a text of 1 to {max} bytes, none of them 0"))),
         }
     }
 
@@ -209,7 +209,7 @@ mod tests {
             message(given.required_text("absent", 10)),
         ];
         let expected = [
-            "name is \"\"; allowed: a text of 1 to 10 bytes",
+            "name is \"\"; allowed: a text of 1 to 10 bytes, none of them 0",
             "size is 9; allowed: a whole number from 1 to 8",
             "block is 1000; allowed: a power of two from 512 to 65536",
             "on is 1; allowed: true or false",

@@ -8,6 +8,7 @@
 use super::controllers::{Standing, Told};
 use super::drives::Heard;
 use super::inventory::{Inventory, MemoryJob, SaveJob};
+use super::not_listening;
 use super::opening::{Opened, Opening};
 use crate::block::{Bdev, Disk};
 use crate::control::calls::{BdevFamily, Call};
@@ -588,7 +589,10 @@ fn started<P: Platform>(
         Told::Started(Ok(())) => Some(Ok(())),
         Told::Started(Err(error)) => {
             let path = inventory.socket_path(&controller.name);
-            Some(Err(RpcError::vhost(Errno::of(error.kind), format!("cannot listen at {path}: {error}"))))
+            Some(Err(RpcError::vhost(
+                Errno::of(error.kind),
+                format!("cannot listen at {path}: {}", not_listening(error)),
+            )))
         }
         Told::Died => Some(Err(RpcError::vhost(Errno::InputOutput, "the controller died as it was made"))),
         Told::Described(..) | Told::Stopped => None,

@@ -169,6 +169,17 @@ impl<P: Platform> Poller<P> for Target<P> {
     }
 }
 
+/// Why nobody can listen at a path.
+fn not_listening(error: &runtime::Error) -> String {
+    let reason = match error.kind {
+        ErrorKind::AlreadyExists => "another process answers there, or it is no socket",
+        ErrorKind::NotFound => "its directory is missing",
+        ErrorKind::Invalid => "the path is too long for a socket",
+        _ => "the host refuses",
+    };
+    format!("{reason} ({error})")
+}
+
 /// The earlier of two moments, of which the first may not be.
 fn earlier(until: &mut Option<Instant>, moment: Option<Instant>) {
     *until = (*until).into_iter().chain(moment).min();
@@ -323,7 +334,7 @@ impl<P: Platform> Running<P> {
             let path = self.inventory.socket_path(name);
             let Some(entry) = self.inventory.controllers.get_mut(name) else { continue };
             if let (Told::Started(Err(error)), Standing::Starting) = (what, &entry.standing) {
-                let reason = format!("cannot listen at {path}: {error}");
+                let reason = format!("cannot listen at {path}: {}", not_listening(error));
                 tracing::error!(controller = %name, %reason, "the controller does not listen; it is tried again");
                 entry.standing = Standing::Waiting(reason, Some(now.after(LISTEN_RETRY)));
             }
@@ -370,14 +381,9 @@ impl<P: Platform> Running<P> {
                 self.inventory.platform.ready();
             }
             Err(error) => {
-                let advice = match error.kind {
-                    ErrorKind::AlreadyExists => "another process answers there, or it is no socket",
-                    ErrorKind::NotFound => "its directory is missing",
-                    ErrorKind::Invalid => "the path is too long for a socket",
-                    _ => "the host refuses",
-                };
                 // The controllers may serve guests already: they are drained, as in any other stop.
-                self.failure = Some(format!("cannot listen for calls at {rpc_socket}: {advice} ({error})"));
+                self.failure =
+                    Some(format!("cannot listen for calls at {rpc_socket}: {}", not_listening(&error)));
             }
         }
         true
@@ -427,7 +433,10 @@ impl<P: Platform> Running<P> {
         let (_, report_at) = self.stopping.get_or_insert_with(|| {
             worked = true;
             self.inventory.record(Kind::TargetStops, 0, 0, 0);
-            tracing::info!("the target was asked to stop: it drains");
+            match &self.failure {
+                None => tracing::info!("the target was asked to stop: it drains"),
+                Some(_) => tracing::info!("the target cannot serve: it stops"),
+            }
             (now, now.after(STOP_REPORT))
         });
         let report = now >= *report_at;

@@ -11,7 +11,9 @@ use crate::reached::Reached;
 use alloc::format;
 use alloc::string::String;
 use core::time::Duration;
-use runtime::{Directory, Event, File, FileInfo, FileLock, FileOptions, Instant, Job, Platform, Wakes};
+use runtime::{
+    Directory, ErrorKind, Event, File, FileInfo, FileLock, FileOptions, Instant, Job, Platform, Wakes,
+};
 
 /// How often the lock of a file is asked for. What a dead process left was measured to end after 19 to 72 ms.
 const LOCK_RETRY: Duration = Duration::from_millis(2);
@@ -70,7 +72,13 @@ impl<P: Platform> Opening<P> {
                 Ok(opened) => opened,
                 Err(error) => {
                     Reached::FileNotOpened.mark::<P::Window>();
-                    return failed(Errno::of(error.kind), format!("cannot open {path}: {error}"));
+                    let what = match error.kind {
+                        ErrorKind::Invalid => {
+                            format!("cannot open {path}: it is no regular file and no block device")
+                        }
+                        _ => format!("cannot open {path}: {error}"),
+                    };
+                    return failed(Errno::of(error.kind), what);
                 }
             };
             if let Some(owner) = owner(info.identity) {

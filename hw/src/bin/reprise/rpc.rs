@@ -3,12 +3,16 @@
 use crate::Failure;
 use crate::arguments::Rpc;
 use serde_json::{Map, Value, json};
-use std::io::{BufReader, Read, Write};
+use std::io::{BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The longest answer that is read.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
+/// How long a target that is not there is taken for one that is just starting, and how often it is looked for.
+const START_MAX: Duration = Duration::from_secs(1);
+const START_LOOK: Duration = Duration::from_millis(10);
 
 /// Makes the call.
 pub(crate) fn run(arguments: &Rpc) -> Result<(), Failure> {
@@ -21,9 +25,34 @@ pub(crate) fn run(arguments: &Rpc) -> Result<(), Failure> {
     }
     let result = answer.get("result").unwrap_or(&Value::Null);
     let text = serde_json::to_string_pretty(result).expect("what was read as JSON is written as JSON");
-    // Whoever closes the pipe has read enough.
-    let _ = writeln!(std::io::stdout(), "{text}");
-    Ok(())
+    match writeln!(std::io::stdout(), "{text}") {
+        // Whoever closes the pipe has read enough.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::refused(format!(
+            "{}: it is done, and the answer cannot be written: {error}",
+            arguments.method
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Connects to a target, which may be beginning: its socket is there, and answers, when it serves.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a command line has no reactor; nothing tells of a socket to come"
+)]
+fn connect(path: &Path) -> std::io::Result<UnixStream> {
+    let asked = Instant::now();
+    loop {
+        match UnixStream::connect(path) {
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
+                    && asked.elapsed() < START_MAX =>
+            {
+                std::thread::sleep(START_LOOK);
+            }
+            connected => return connected,
+        }
+    }
 }
 
 /// Sends the request and reads the answer.
@@ -37,8 +66,7 @@ fn call(arguments: &Rpc, parameters: Map<String, Value>) -> Result<Value, Failur
         request["params"] = parameters.into();
     }
     let timeout = Duration::from_secs(arguments.timeout);
-    let mut stream =
-        UnixStream::connect(&arguments.rpc_socket).map_err(|error| failed("connect to", &error))?;
+    let mut stream = connect(&arguments.rpc_socket).map_err(|error| failed("connect to", &error))?;
     let limited = stream.set_read_timeout(Some(timeout)).and(stream.set_write_timeout(Some(timeout)));
     limited.map_err(|error| failed("speak to", &error))?;
     let asked = Instant::now();

@@ -97,11 +97,11 @@ fn absolute(path: &Path) -> Result<String, Failure> {
         .ok_or_else(|| Failure::bad_input(format!("the path {} is empty or no UTF-8", path.display())))
 }
 
+/// Makes a directory with these permissions, and above it what is missing with the usual ones: others may have to pass.
 fn make_directory(path: &Path, mode: u32, what: &str) -> Result<(), Failure> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
+    let parents = path.parent().map_or(Ok(()), std::fs::create_dir_all);
+    parents
+        .and_then(|()| DirBuilder::new().recursive(true).mode(mode).create(path))
         .map_err(|error| Failure::refused(format!("cannot make the {what} {}: {error}", path.display())))
 }
 

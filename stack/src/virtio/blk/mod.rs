@@ -407,7 +407,7 @@ impl<P: Platform> BlkDevice<P> {
         self.update_rules();
     }
 
-    /// Reads the configuration space; bytes after its end read as zero. `false`: the offset is outside of it.
+    /// Reads the configuration space. `false`: the range does not lie inside of it.
     #[must_use]
     pub fn read_config(&self, offset: u32, into: &mut [u8]) -> bool {
         let config = encode(&self.rules.geometry, self.writeback);
