@@ -1,11 +1,12 @@
 //! Everything that is measured, in one command and one table.
 //!
-//!     cargo bench -p tests [-- [stack] [nvme] [peer] [restart] [simulator] [--seconds S] [--rounds N]]
+//!     cargo bench -p tests [-- [stack] [nvme] [peer] [neighbours] [restart] [simulator] [--seconds S] [--rounds N]]
 //!
-//! Without a name all five parts run. Every figure is a median of rounds, and what is compared is measured in turn, so that
+//! Without a name all six parts run. Every figure is a median of rounds, and what is compared is measured in turn, so that
 //! what drifts drifts for all. A program that is not installed costs its own column only, and is named with the command that
 //! installs it. The figures say something on a quiet machine with at least two processors.
 
+mod neighbours;
 mod nvme;
 mod peer;
 mod restart;
@@ -21,10 +22,11 @@ use table::Table;
 type Part = fn(&Effort, &mut Table);
 
 /// The parts by name, in the order in which they run.
-const PARTS: [(&str, Part); 5] = [
+const PARTS: [(&str, Part); 6] = [
     ("stack", stack::measure),
     ("nvme", nvme::measure),
     ("peer", peer::measure),
+    ("neighbours", neighbours::measure),
     ("restart", restart::measure),
     ("simulator", simulator::measure),
 ];
@@ -59,7 +61,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Result<(Vec<String>, Effort
             name if PARTS.iter().any(|(part, _)| *part == name) => names.push(argument),
             other => {
                 return Err(format!(
-                    "{other}: one of stack, nvme, peer, restart, simulator, --seconds S, --rounds N"
+                    "{other}: one of stack, nvme, peer, neighbours, restart, simulator, --seconds S, --rounds N"
                 ));
             }
         }

@@ -75,7 +75,7 @@ impl Side<'_> {
 }
 
 /// The first two processors that this program may use: the back-end's and the client's.
-fn processors(table: &mut Table) -> (usize, usize) {
+pub(crate) fn processors(table: &mut Table) -> (usize, usize) {
     let allowed = sched_getaffinity(None).expect("this thread's processors");
     let mut usable = (0..CpuSet::MAX_CPU).filter(|processor| allowed.is_set(*processor));
     let first = usable.next().expect("a processor");
@@ -87,7 +87,7 @@ fn processors(table: &mut Table) -> (usize, usize) {
     (first, second)
 }
 
-fn pin(processor: usize) {
+pub(crate) fn pin(processor: usize) {
     let mut set = CpuSet::new();
     set.set(processor);
     sched_setaffinity(None, &set).expect("this thread can be pinned");

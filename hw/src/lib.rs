@@ -22,6 +22,7 @@ pub mod pci;
 mod platform;
 mod process;
 mod reactor;
+mod readiness;
 mod recorder;
 mod unix;
 mod waker;

@@ -6,6 +6,7 @@
 //! (MSG_ZEROCOPY) would release it when the socket's error queue says so, in the order of the sends.
 
 use crate::error::{from_errno, os_error, with_errno};
+use crate::readiness::Socket;
 use crate::window::HostWindow;
 use runtime::{Error, ErrorKind, Net, Result, Segments, TcpListener, TcpStream, Window};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -43,7 +44,7 @@ impl Net for HostNet {
         listen(&socket, BACKLOG).map_err(of_network)?;
         let address = getsockname(&socket).map_err(from_errno)?;
         let address = SocketAddr::try_from(address).map_err(from_errno)?;
-        Ok(HostTcpListener { socket, address })
+        Ok(HostTcpListener { socket: socket.into(), address })
     }
 
     fn connect(&self, to: SocketAddr, from: Option<IpAddr>) -> Result<HostTcpStream> {
@@ -88,7 +89,7 @@ fn of_network(errno: Errno) -> Error {
 /// A listening TCP socket; see [`runtime::TcpListener`].
 #[derive(Debug)]
 pub struct HostTcpListener {
-    socket: OwnedFd,
+    pub(crate) socket: Socket,
     address: SocketAddr,
 }
 
@@ -106,10 +107,16 @@ impl TcpListener for HostTcpListener {
     }
 
     fn accept(&mut self) -> Result<Option<HostTcpStream>> {
+        if self.socket.is_quiet() {
+            return Ok(None);
+        }
         loop {
             let accepted = match accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(socket) => socket,
-                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::AGAIN) => {
+                    self.socket.found_empty();
+                    return Ok(None);
+                }
                 // The connection ended while it waited; the next one may be there. The kernel also passes on what it had
                 // learnt of the network meanwhile (accept(2)).
                 Err(
@@ -138,7 +145,7 @@ impl TcpListener for HostTcpListener {
 /// A TCP connection; see [`runtime::TcpStream`].
 #[derive(Debug)]
 pub struct HostTcpStream {
-    socket: OwnedFd,
+    pub(crate) socket: Socket,
     peer: SocketAddr,
     connected: bool,
     /// Why it is of no more use.
@@ -154,7 +161,7 @@ impl HostTcpStream {
     fn new(socket: OwnedFd, peer: SocketAddr) -> Result<Self> {
         sockopt::set_tcp_nodelay(&socket, true).map_err(from_errno)?;
         Ok(Self {
-            socket,
+            socket: socket.into(),
             peer,
             connected: false,
             failed: None,
@@ -188,8 +195,19 @@ impl HostTcpStream {
         Err(error)
     }
 
+    /// What a call for received bytes failed with.
+    fn not_received<T>(&mut self, errno: Errno) -> Result<T> {
+        if errno == Errno::AGAIN {
+            self.socket.found_empty();
+        }
+        self.ended(errno)
+    }
+
     /// Receives into the windows of a range and then into the (empty) buffer; how many bytes in all.
     fn receive(&mut self, windows: impl Iterator<Item = HostWindow>) -> Result<usize> {
+        if self.socket.is_quiet() {
+            return Err(ErrorKind::WouldBlock.into());
+        }
         assert_eq!(self.start, self.end, "what was received first is taken first");
         (self.start, self.end) = (0, 0);
         let mut iovecs = Vectors::new(windows);
@@ -204,7 +222,7 @@ impl HostTcpStream {
                 Ok(received) => return Ok(received),
                 Err(_) => match os_error(&std::io::Error::last_os_error()) {
                     Errno::INTR => {}
-                    errno => return self.ended(errno),
+                    errno => return self.not_received(errno),
                 },
             }
         }
@@ -283,11 +301,14 @@ impl TcpStream for HostTcpStream {
             if self.start == self.end {
                 (self.start, self.end) = (0, 0);
             }
+            if self.socket.is_quiet() {
+                return Err(ErrorKind::WouldBlock.into());
+            }
             match rustix::io::read(&self.socket, &mut self.buffer[self.end..]) {
                 Ok(0) => break,
                 Ok(received) => self.end += received,
                 Err(Errno::INTR) => {}
-                Err(errno) => return self.ended(errno),
+                Err(errno) => return self.not_received(errno),
             }
         }
         Ok(&self.buffer[self.start..self.end])

@@ -6,6 +6,7 @@
 
 use crate::error::{from_errno, with_errno};
 use crate::handle::HostHandle;
+use crate::readiness::Socket;
 use runtime::{Error, ErrorKind, Listener, Result, SocketOptions, Stream};
 use rustix::fs::{CWD, FileType, Gid, Mode, Stat, Uid, chmod, chownat, lstat, unlink};
 use rustix::io::Errno;
@@ -28,14 +29,14 @@ const KERNEL_HANDLES_MAX: usize = 253;
 
 /// A connected unix socket; see [`runtime::Stream`].
 #[derive(Debug)]
-pub struct HostStream(OwnedFd);
+pub struct HostStream(pub(crate) Socket);
 
 impl HostStream {
     /// A stream from a received descriptor. Errors: `Invalid` when it is no unix stream socket.
     pub(crate) fn from_received(fd: OwnedFd) -> Result<Self> {
         let is_stream = sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX)
             && sockopt::socket_type(&fd) == Ok(SocketType::STREAM);
-        if is_stream { Ok(Self(fd)) } else { Err(Error::new(ErrorKind::Invalid)) }
+        if is_stream { Ok(Self(fd.into())) } else { Err(Error::new(ErrorKind::Invalid)) }
     }
 }
 
@@ -49,13 +50,22 @@ impl Stream for HostStream {
     type Handle = HostHandle;
 
     fn recv(&mut self, into: &mut [u8], handles: &mut Vec<HostHandle>) -> Result<usize> {
+        if self.0.is_quiet() {
+            return Err(ErrorKind::WouldBlock.into());
+        }
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(KERNEL_HANDLES_MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         let received = loop {
             match recvmsg(&self.0, &mut [IoSliceMut::new(into)], &mut ancillary, flags) {
                 Err(Errno::INTR) => {}
-                other => break other.map_err(from_errno)?,
+                Err(errno) => {
+                    if errno == Errno::AGAIN {
+                        self.0.found_empty();
+                    }
+                    return Err(from_errno(errno));
+                }
+                Ok(received) => break received,
             }
         };
         let before = handles.len();
@@ -101,7 +111,7 @@ impl Stream for HostStream {
 /// A listening unix socket; see [`runtime::Listener`].
 #[derive(Debug)]
 pub struct HostListener {
-    socket: OwnedFd,
+    pub(crate) socket: Socket,
     path: String,
     /// The socket's file, by device and number: what is at the path later may be another's.
     file: (u64, u64),
@@ -122,8 +132,11 @@ impl HostListener {
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(from_errno)?;
         bind(&socket, &address).map_err(from_errno)?;
         // From here on the file is removed again when something fails.
-        let listener =
-            Self { socket, path: path.to_owned(), file: identity(&lstat(path).map_err(from_errno)?) };
+        let listener = Self {
+            socket: socket.into(),
+            path: path.to_owned(),
+            file: identity(&lstat(path).map_err(from_errno)?),
+        };
         // Connecting is refused until it listens, so nobody gets in by the permissions that the umask left.
         if options.user_id.is_some() || options.group_id.is_some() {
             let (user, group) = (options.user_id.map(Uid::from_raw), options.group_id.map(Gid::from_raw));
@@ -147,10 +160,16 @@ impl Listener for HostListener {
     type Stream = HostStream;
 
     fn accept(&mut self) -> Result<Option<HostStream>> {
+        if self.socket.is_quiet() {
+            return Ok(None);
+        }
         loop {
             match accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-                Ok(stream) => return Ok(Some(HostStream(stream))),
-                Err(Errno::AGAIN) => return Ok(None),
+                Ok(stream) => return Ok(Some(HostStream(stream.into()))),
+                Err(Errno::AGAIN) => {
+                    self.socket.found_empty();
+                    return Ok(None);
+                }
                 // The connection ended while it waited; the next one may be there.
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(errno) => return Err(from_errno(errno)),
@@ -204,7 +223,7 @@ mod tests {
 
     fn pair() -> (HostStream, HostStream) {
         let (left, right) = UnixStream::pair().unwrap();
-        (HostStream(left.into()), HostStream(right.into()))
+        (HostStream(OwnedFd::from(left).into()), HostStream(OwnedFd::from(right).into()))
     }
 
     fn listen(path: &std::path::Path) -> Result<HostListener> {
@@ -236,6 +255,30 @@ mod tests {
         drop(left);
         assert_eq!(right.recv(&mut bytes, &mut handles), Ok(0));
         assert_eq!(right.send(b"x", &[]).unwrap_err().kind, ErrorKind::Closed);
+    }
+
+    #[test]
+    fn what_was_found_empty_is_not_asked_before_its_core_has_seen_an_event() {
+        crate::readiness::on_a_core(|core| {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("socket");
+            let mut listener = listen(&path).unwrap();
+            assert!(listener.accept().unwrap().is_none());
+            let mut client = UnixStream::connect(&path).unwrap();
+            // It is there, and no system call has said so.
+            assert!(listener.accept().unwrap().is_none());
+            core.collect();
+            let mut stream = listener.accept().unwrap().unwrap();
+            let mut receive = || stream.recv(&mut [0; 4], &mut Vec::new()).map_err(|error| error.kind);
+            assert_eq!(receive(), Err(ErrorKind::WouldBlock));
+            std::io::Write::write_all(&mut client, b"abcdef").unwrap();
+            assert_eq!(receive(), Err(ErrorKind::WouldBlock));
+            core.collect();
+            assert_eq!([receive(), receive(), receive()], [Ok(4), Ok(2), Err(ErrorKind::WouldBlock)]);
+            drop(client);
+            core.collect();
+            assert_eq!(receive(), Ok(0));
+        });
     }
 
     #[test]

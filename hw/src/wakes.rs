@@ -6,14 +6,18 @@ use crate::net::{HostTcpListener, HostTcpStream};
 use crate::notifier::HostNotifier;
 use crate::offload::HostJob;
 use crate::platform::HostPlatform;
+use crate::readiness::{Readiness, Socket};
 use crate::unix::{HostListener, HostStream};
 use crate::waker::Waker;
 use runtime::{CoreId, Instant, Interest, Wakes};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
 
 /// See [`runtime::Wakes`].
 pub struct HostWakes {
     core: CoreId,
+    /// The core's; `None`: the host had none to give.
+    readiness: Option<Arc<Readiness>>,
     descriptors: Vec<libc::pollfd>,
     ready: bool,
     /// The last sleep failed, and it was said.
@@ -21,8 +25,8 @@ pub struct HostWakes {
 }
 
 impl HostWakes {
-    pub(crate) fn new(core: CoreId) -> Self {
-        Self { core, descriptors: Vec::new(), ready: false, sleepless: false }
+    pub(crate) fn new(core: CoreId, readiness: Option<Arc<Readiness>>) -> Self {
+        Self { core, readiness, descriptors: Vec::new(), ready: false, sleepless: false }
     }
 
     /// Begins anew, keeping the space.
@@ -41,9 +45,22 @@ impl HostWakes {
         self.descriptors.push(libc::pollfd { fd: descriptor.as_raw_fd(), events, revents: 0 });
     }
 
+    /// Waits for something to receive, and for `more` (of poll(2)). For what comes to a quiet socket the core's epoll
+    /// instance stands.
+    fn socket(&mut self, socket: &Socket, more: i16) {
+        if more != 0 || !socket.is_quiet() {
+            self.descriptor(socket.as_fd(), libc::POLLIN | more);
+        }
+    }
+
     /// Sleeps until something that was registered is ready, the core's waker rings, a signal comes, or `until`, which has
     /// not come at `now`. Whether the waker rang.
     pub(crate) fn sleep(&mut self, waker: &Waker, now: Instant, until: Option<Instant>) -> bool {
+        // Last, in this order.
+        let readiness = self.readiness.clone();
+        if let Some(readiness) = &readiness {
+            self.descriptor(readiness.as_fd(), libc::POLLIN);
+        }
         self.descriptor(waker.as_fd(), libc::POLLIN);
         let timeout = until.map(|until| {
             let left_ns = until.since_ns(now);
@@ -72,7 +89,14 @@ impl HostWakes {
             tracing::warn!(core = self.core.0, %error, descriptors, "the core cannot sleep");
         }
         self.sleepless = error.is_some();
-        woken > 0 && self.descriptors.last().is_some_and(|waker| waker.revents != 0)
+        let mut ready = self.descriptors.iter().rev().map(|descriptor| woken > 0 && descriptor.revents != 0);
+        let rang = ready.next() == Some(true);
+        if let Some(readiness) = &readiness
+            && ready.next() == Some(true)
+        {
+            readiness.collect();
+        }
+        rang
     }
 }
 
@@ -82,25 +106,21 @@ impl Wakes<HostPlatform> for HostWakes {
     }
 
     fn listener(&mut self, listener: &HostListener) {
-        self.descriptor(listener.as_fd(), libc::POLLIN);
+        self.socket(&listener.socket, 0);
     }
 
     fn stream(&mut self, stream: &HostStream, interest: Interest) {
-        let events = match interest {
-            Interest::Receive => libc::POLLIN,
-            Interest::ReceiveAndSend => libc::POLLIN | libc::POLLOUT,
-        };
-        self.descriptor(stream.as_fd(), events);
+        let send_too = interest == Interest::ReceiveAndSend;
+        self.socket(&stream.0, if send_too { libc::POLLOUT } else { 0 });
     }
 
     fn tcp_listener(&mut self, listener: &HostTcpListener) {
-        self.descriptor(listener.as_fd(), libc::POLLIN);
+        self.socket(&listener.socket, 0);
     }
 
     fn tcp_stream(&mut self, stream: &HostTcpStream, interest: Interest) {
         let send_too = interest == Interest::ReceiveAndSend || stream.is_connecting();
-        let events = if send_too { libc::POLLIN | libc::POLLOUT } else { libc::POLLIN };
-        self.descriptor(stream.as_fd(), events);
+        self.socket(&stream.socket, if send_too { libc::POLLOUT } else { 0 });
     }
 
     fn channel(&mut self, channel: &HostChannel) {

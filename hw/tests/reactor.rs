@@ -246,6 +246,36 @@ fn a_core_that_was_asked_to_poll_never_sleeps() {
     process.run(first).unwrap();
 }
 
+#[test]
+fn quiet_pollers_leave_a_busy_core_to_the_one_that_works() {
+    const QUIET: u64 = 200;
+    const LONG: Duration = Duration::from_millis(300);
+    let process = Process::new(&options(1)).unwrap();
+    let polls: Vec<_> = (0..QUIET).map(|_| Arc::new(AtomicU64::new(0))).collect();
+    let counted = polls.clone();
+    let first = constructor(move |platform: HostPlatform| {
+        for polls in counted {
+            let quiet = constructor(move |_| {
+                move |now| {
+                    polls.fetch_add(1, Ordering::Relaxed);
+                    // As one with sockets to look at.
+                    Poll::Idle { until: Some(now) }
+                }
+            });
+            platform.start(CoreId(0), quiet);
+        }
+        let end = platform.now().after(LONG);
+        move |now| if now < end { Poll::Busy } else { Poll::Done }
+    });
+    process.run(first).unwrap();
+    let polls: Vec<_> = polls.iter().map(|polls| polls.load(Ordering::Relaxed)).collect();
+    let (least, all) = (polls.iter().min().unwrap(), polls.iter().sum::<u64>());
+    // Those that they had before they counted as quiet, and one for each 4 µs: 75,000. If each had its turn in every turn of
+    // the core, it were millions.
+    assert!(all < 300_000, "{all} polls of quiet pollers in {LONG:?}");
+    assert!(*least >= 20, "a quiet poller was polled {least} times in {LONG:?}");
+}
+
 fn event(number: u64) -> Event {
     Event { at_ns: number, kind: 1, device: 2, queue: 3, detail: 4, a: number, b: !number }
 }

@@ -29,11 +29,14 @@ pub trait Listener: 'static {
 
 /// A nonblocking byte stream between two processes of a machine, with handles riding along. Dropping it closes it.
 /// May be moved to another core, and is then used only there.
+///
+/// A host asks for all sockets of a core together, so what came in this moment may be seen some microseconds later, after
+/// a ring or a store that followed it; a core that sleeps is woken by it as by anything else.
 pub trait Stream: Send + 'static {
     /// The handle type of the platform.
     type Handle;
 
-    /// Receives what is there: at most `into.len()` bytes, and the handles that ride on them are pushed to `handles`.
+    /// Receives what has come: at most `into.len()` bytes, and the handles that ride on them are pushed to `handles`.
     /// `Ok(0)` says that the other end closed. A call never returns bytes from beyond the next handle-carrying
     /// boundary. Errors: `WouldBlock` when nothing is there; `Closed` when the connection broke; `Invalid` when more
     /// than [`Stream::MAX_HANDLES`] came with one message, `OutOfResources` when the process has no room for one that
