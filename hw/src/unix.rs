@@ -8,6 +8,7 @@ use crate::error::{from_errno, with_errno};
 use crate::handle::HostHandle;
 use crate::readiness::Socket;
 use runtime::{Error, ErrorKind, Listener, Result, SocketOptions, Stream};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{CWD, FileType, Gid, Mode, Stat, Uid, chmod, chownat, lstat, unlink};
 use rustix::io::Errno;
 use rustix::net::{
@@ -105,6 +106,13 @@ impl Stream for HostStream {
                 other => return other.map_err(from_errno),
             }
         }
+    }
+
+    fn is_closed(&self) -> bool {
+        let mut socket = [PollFd::new(&self.0, PollFlags::empty())];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // A call that fails is made again with the next look.
+        matches!(poll(&mut socket, Some(&at_once)), Ok(1..)) && socket[0].revents().contains(PollFlags::HUP)
     }
 }
 
@@ -255,6 +263,17 @@ mod tests {
         drop(left);
         assert_eq!(right.recv(&mut bytes, &mut handles), Ok(0));
         assert_eq!(right.send(b"x", &[]).unwrap_err().kind, ErrorKind::Closed);
+    }
+
+    #[test]
+    fn an_end_that_only_sends_no_more_is_open() {
+        let (left, right) = UnixStream::pair().unwrap();
+        let ours = HostStream(OwnedFd::from(left).into());
+        assert!(!ours.is_closed());
+        right.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(!ours.is_closed());
+        drop(right);
+        assert!(ours.is_closed());
     }
 
     #[test]

@@ -45,8 +45,8 @@ impl HostWakes {
         self.descriptors.push(libc::pollfd { fd: descriptor.as_raw_fd(), events, revents: 0 });
     }
 
-    /// Waits for something to receive, and for `more` (of poll(2)). For what comes to a quiet socket the core's epoll
-    /// instance stands.
+    /// Waits for something to receive, and for `more` (of poll(2)). For what comes to a quiet socket, its end included, the
+    /// core's epoll instance stands.
     fn socket(&mut self, socket: &Socket, more: i16) {
         if more != 0 || !socket.is_quiet() {
             self.descriptor(socket.as_fd(), libc::POLLIN | more);
@@ -110,8 +110,12 @@ impl Wakes<HostPlatform> for HostWakes {
     }
 
     fn stream(&mut self, stream: &HostStream, interest: Interest) {
-        let send_too = interest == Interest::ReceiveAndSend;
-        self.socket(&stream.0, if send_too { libc::POLLOUT } else { 0 });
+        match interest {
+            Interest::Receive => self.socket(&stream.0, 0),
+            Interest::ReceiveAndSend => self.socket(&stream.0, libc::POLLOUT),
+            // POLLHUP is told without being asked for.
+            Interest::Close => self.descriptor(stream.0.as_fd(), 0),
+        }
     }
 
     fn tcp_listener(&mut self, listener: &HostTcpListener) {

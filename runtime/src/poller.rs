@@ -38,6 +38,8 @@ pub enum Interest {
     Receive,
     /// Those, or room to send.
     ReceiveAndSend,
+    /// Only the other end's close for good, as [`crate::Stream::is_closed`] tells it; of unix streams.
+    Close,
 }
 
 /// Collects what may wake a core. Level-triggered: something that is ready already ends the sleep at once.

@@ -48,6 +48,10 @@ pub trait Stream: Send + 'static {
     /// Errors: `WouldBlock` when there is no room; `Closed`.
     fn send(&mut self, bytes: &[u8], handles: &[&Self::Handle]) -> Result<usize>;
 
+    /// Whether the other end is closed for good, so that nobody would receive what is sent. An other end that only sends no
+    /// more is open.
+    fn is_closed(&self) -> bool;
+
     /// Most handles that one message may carry, either way.
     const MAX_HANDLES: usize = 16;
 }

@@ -234,8 +234,7 @@ impl Wakes<SimPlatform> for SimWakes {
     }
 
     fn stream(&mut self, stream: &SimStream, interest: Interest) {
-        let send_too = interest == Interest::ReceiveAndSend;
-        self.ready |= world::with(|world| world.await_end(stream.end, self.waiter, send_too));
+        self.ready |= world::with(|world| world.await_end(stream.end, self.waiter, interest));
     }
 
     fn tcp_listener(&mut self, listener: &SimTcpListener) {

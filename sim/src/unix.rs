@@ -12,7 +12,7 @@ use crate::memory::{self, SimMemory};
 use crate::notifier::SimNotifier;
 use crate::trace::Record;
 use crate::world::{self, Waiter, World};
-use runtime::{Access, ErrorKind, Handle, Listener, Result, Stream};
+use runtime::{Access, ErrorKind, Handle, Interest, Listener, Result, Stream};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -227,17 +227,26 @@ impl World {
         state.received_bytes > 0 || !self.sockets.ends[state.peer as usize].open
     }
 
+    /// Whether the other end is closed. None is ever half closed.
+    pub(crate) fn peer_is_closed(&self, end: u32) -> bool {
+        !self.sockets.ends[self.sockets.ends[end as usize].peer as usize].open
+    }
+
     fn has_room(&self, end: u32) -> bool {
         let peer = &self.sockets.ends[self.sockets.ends[end as usize].peer as usize];
         !peer.open || peer.received_bytes < SOCKET_BUFFER
     }
 
-    pub(crate) fn await_end(&mut self, end: u32, waiter: Waiter, send_too: bool) -> bool {
+    pub(crate) fn await_end(&mut self, end: u32, waiter: Waiter, interest: Interest) -> bool {
         self.sockets.ends[end as usize].waiter = waiter;
-        if send_too {
-            self.sockets.ends[end as usize].sender = waiter;
+        match interest {
+            Interest::Receive => self.is_readable(end),
+            Interest::ReceiveAndSend => {
+                self.sockets.ends[end as usize].sender = waiter;
+                self.is_readable(end) || self.has_room(end)
+            }
+            Interest::Close => self.peer_is_closed(end),
         }
-        self.is_readable(end) || (send_too && self.has_room(end))
     }
 
     pub(crate) fn await_listener(&mut self, listener: u32, waiter: Waiter) -> bool {
@@ -433,6 +442,10 @@ impl Stream for SimStream {
             let copies = handles.iter().map(|handle| SimHandle { object: handle.object }).collect();
             world.send_on(self.end, bytes, copies)
         })
+    }
+
+    fn is_closed(&self) -> bool {
+        world::with(|world| !world.is_fenced() && world.peer_is_closed(self.end))
     }
 }
 

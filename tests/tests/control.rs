@@ -328,6 +328,77 @@ fn more_clients_than_there_is_room_for_take_the_place_of_the_quietest() {
     });
 }
 
+/// Clients that ask for a bdev which is not there, and wait for it: as many as there is room for.
+fn wait_in_vain(console: &Console) -> Vec<u32> {
+    let request =
+        br#"{"jsonrpc":"2.0","id":1,"method":"bdev_get_bdevs","params":{"name":"none","timeout":9000}}"#;
+    let ask = |_| {
+        let end =
+            world::with(|world| world.connect(console.machine, process::RPC_SOCKET)).expect("it listens");
+        let mut sent = 0;
+        while sent < request.len() {
+            sent += world::with(|world| world.send_on(end, &request[sent..], Vec::new())).expect("room");
+        }
+        console.wait_ns(100_000);
+        end
+    };
+    (0..CONNECTIONS_MAX).map(ask).collect()
+}
+
+fn connected(ends: &[u32]) -> usize {
+    ends.iter().filter(|end| world::with(|world| world.is_connected(**end))).count()
+}
+
+#[test]
+fn the_longest_wait_gives_way_to_a_new_client() {
+    in_each_world(|console| {
+        null(&console, "Null0");
+        let ends = wait_in_vain(&console);
+        console.wait_ns(SECOND_NS / 10);
+        // The console was the quietest of all.
+        assert_eq!(
+            (console.try_call("bdev_get_bdevs", json!({})), connected(&ends)),
+            (Answer::Lost, ends.len())
+        );
+        let before = world::with(|world| world.now().0);
+        assert_eq!(console.call("bdev_get_bdevs", json!({})).as_array().unwrap().len(), 1);
+        let waited_ms = (world::with(|world| world.now().0) - before) / 1_000_000;
+        assert!(waited_ms < 100, "{waited_ms} ms");
+        assert_eq!((connected(&ends[1..]), connected(&ends[..1])), (ends.len() - 1, 0));
+        let mut answer = Vec::new();
+        loop {
+            let mut piece = [0; 4096];
+            match world::with(|world| world.receive_on(ends[0], &mut piece, &mut Vec::new())) {
+                Ok(0) | Err(_) => break,
+                Ok(len) => answer.extend_from_slice(&piece[..len]),
+            }
+        }
+        let answer: Value = serde_json::from_slice(&answer).expect("an answer");
+        assert_eq!(answer["error"]["code"], BUSY, "{answer}");
+    });
+}
+
+#[test]
+fn a_question_goes_with_its_client() {
+    in_each_world(|console| {
+        null(&console, "Null0");
+        let ends = wait_in_vain(&console);
+        for end in ends {
+            world::with(|world| world.close_end(end));
+        }
+        console.wait_ns(SECOND_NS / 10);
+        // The console may have been lost meanwhile, as the quietest of all, and comes back.
+        let _ = console.try_call("rpc_get_methods", json!({}));
+        console.call("rpc_get_methods", json!({}));
+        // Nobody's place is taken: these are idle, and the first that would have to give way.
+        let connect = |_| world::with(|world| world.connect(console.machine, process::RPC_SOCKET));
+        let idle: Vec<_> = (0..CONNECTIONS_MAX - 1).map(|at| connect(at).expect("it listens")).collect();
+        console.wait_ns(SECOND_NS / 10);
+        assert_ne!(console.try_call("rpc_get_methods", json!({})), Answer::Lost);
+        assert_eq!(connected(&idle), idle.len());
+    });
+}
+
 #[test]
 fn a_second_target_on_the_state_directory_is_refused() {
     in_each_world(|console| {

@@ -7,11 +7,12 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use stack::control::server::CONNECTIONS_MAX;
 use tests::client::frontend::{Frontend, Options};
 use tests::client::load::kind;
 use tests::client::request::Requester;
 use tests::image::Image;
-use tests::target::{RpcError, Target};
+use tests::target::{RpcError, Target, processor_time};
 
 /// Bytes of the disks.
 const DISK: u64 = 8 << 20;
@@ -240,6 +241,37 @@ fn mistakes_are_answered_precisely_and_change_nothing() {
         target.call("vhost_get_controllers", json!({})),
     );
     assert_eq!(before, after, "a refused call changed something");
+}
+
+#[test]
+fn clients_that_wait_and_leave_cost_nothing_and_keep_nobody_out() {
+    let target = Target::start();
+    let wait = || {
+        let mut stream = UnixStream::connect(target.rpc_socket()).expect("the RPC socket");
+        let request = json!({"jsonrpc": "2.0", "id": 1, "method": "bdev_get_bdevs",
+            "params": {"name": "none", "timeout": 60_000}});
+        stream.write_all(request.to_string().as_bytes()).expect("sending");
+        stream
+    };
+    for leave in [false, true] {
+        let clients: Vec<_> = (0..CONNECTIONS_MAX).map(|_| wait()).collect();
+        if leave {
+            drop(clients);
+        } else {
+            std::mem::forget(clients);
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let before = processor_time(target.process_id());
+        std::thread::sleep(Duration::from_millis(500));
+        let spent = processor_time(target.process_id()) - before;
+        assert!(
+            spent < Duration::from_millis(100),
+            "{spent:?} of 500 ms, nobody being served (left: {leave})"
+        );
+        let begun = std::time::Instant::now();
+        target.call("spdk_get_version", Value::Null);
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! nonblocking and bounded. A client's next request is not looked at before the answer to its last one is sent, so what
 //! is kept for it is one request, one answer and what came too early.
 
-use super::error::{INVALID_STATE, RpcError, RpcResult};
+use super::error::{Errno, INVALID_STATE, RpcError, RpcResult};
 use super::json_rpc::{REQUEST_MAX, Read, Reader, Request, answer};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -12,7 +12,8 @@ use core::time::Duration;
 use runtime::{ErrorKind, Instant, Interest, Listener, Platform, Stream, Wakes};
 use serde_json::Value;
 
-/// Most clients at a time. One more takes the place of the one that was quiet for longest.
+/// Most clients at a time. One more takes the place of the one that was quiet for longest; where all are being served, of
+/// the one whose question has waited for longest. Changes are not given up.
 pub const CONNECTIONS_MAX: usize = 64;
 /// Bytes received in one poll of a connection.
 const RECEIVE_LEN: usize = 16 << 10;
@@ -23,6 +24,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often it is tried to send the rest of an answer to a client from which nothing more is received (it closed its
 /// half, or sends without reading): what it sent would end every wait at once.
 const UNHEARD_RETRY: Duration = Duration::from_millis(10);
+
+/// What a question is told that gives way.
+const TOO_MANY: &str = "The target has no room for more clients, and a new one came: ask again";
 
 /// Which connection a request came over. Never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,6 +41,13 @@ pub struct Incoming {
     pub request: Request,
 }
 
+/// A request that is not answered yet.
+struct Serving {
+    id: Value,
+    /// It is a question that waits, and may be given up.
+    waits: bool,
+}
+
 /// One client.
 struct Connection<P: Platform> {
     id: ConnectionId,
@@ -44,8 +55,8 @@ struct Connection<P: Platform> {
     reader: Reader,
     /// Where bytes are received. Kept, since every poll looks for some.
     received: Vec<u8>,
-    /// The id of the request that is being served.
-    serving: Option<Value>,
+    /// The request that is being served.
+    serving: Option<Serving>,
     outgoing: Vec<u8>,
     sent: usize,
     /// The client sends no more, or what it sends is not read any more.
@@ -68,6 +79,11 @@ impl<P: Platform> Connection<P> {
 
     fn may_receive(&self) -> bool {
         !self.receiving_ended && self.reader.waiting() < RECEIVED_MAX
+    }
+
+    /// Whether a question of it waits.
+    fn waits(&self) -> bool {
+        self.serving.as_ref().is_some_and(|serving| serving.waits)
     }
 
     fn queue(&mut self, text: &[u8]) {
@@ -112,6 +128,10 @@ impl<P: Platform> Connection<P> {
 
     /// Sends, reads and receives as far as one poll goes; at most one request comes of it.
     fn poll(&mut self, now: Instant, incoming: &mut Vec<Incoming>) -> Progress {
+        // Nobody is there to hear the answer, for which it might be long to wait.
+        if self.waits() && !self.may_receive() && self.stream.is_closed() {
+            return Progress::Over;
+        }
         let mut progress = self.send();
         if self.may_receive() && progress != Progress::Over {
             match self.receive() {
@@ -128,7 +148,7 @@ impl<P: Platform> Connection<P> {
                     break;
                 }
                 Read::Request(request) => {
-                    self.serving = Some(request.id.clone());
+                    self.serving = Some(Serving { id: request.id.clone(), waits: false });
                     incoming.push(Incoming { connection: self.id, request });
                 }
                 Read::Invalid(id, error) => self.queue(&answer(&id, Err(error))),
@@ -187,18 +207,14 @@ impl<P: Platform> Server<P> {
         if now < self.accept_after {
             return false;
         }
-        if self.connections.len() == CONNECTIONS_MAX
-            && !self.connections.iter().any(|one| one.serving.is_none())
-        {
+        if !self.may_accept() {
             return false;
         }
         match self.listener.accept() {
             Ok(None) => false,
             Ok(Some(stream)) => {
                 if self.connections.len() == CONNECTIONS_MAX {
-                    let quiet = self.connections.iter().enumerate().filter(|(_, one)| one.serving.is_none());
-                    let quietest = quiet.min_by_key(|(_, one)| one.last_active).map(|(index, _)| index);
-                    self.connections.remove(quietest.expect("there is one, as was just looked up"));
+                    self.make_room();
                 }
                 let id = ConnectionId(self.next_id);
                 self.next_id += 1;
@@ -223,12 +239,50 @@ impl<P: Platform> Server<P> {
         }
     }
 
+    /// Whether there is room for a client, or one that may give way.
+    fn may_accept(&self) -> bool {
+        self.connections.len() < CONNECTIONS_MAX
+            || self.connections.iter().any(|one| one.serving.is_none() || one.waits())
+    }
+
+    /// Ends the connection that may be missed first.
+    fn make_room(&mut self) {
+        let may_go = self.connections.iter().enumerate();
+        let may_go = may_go.filter(|(_, one)| one.serving.is_none() || one.waits());
+        let first = may_go.min_by_key(|(_, one)| (one.waits(), one.last_active)).map(|(index, _)| index);
+        let mut gone = self.connections.remove(first.expect("there is one, as was just looked up"));
+        if let Some(serving) = gone.serving.take() {
+            let error = RpcError::errno(Errno::Busy, TOO_MANY);
+            gone.queue(&answer(&serving.id, Err(error)));
+            // What does not go out at once is not waited for.
+            let _ = gone.send();
+        }
+    }
+
+    /// The request that a connection is waiting for is a question that has to wait, and is given up when its client goes or
+    /// its place is needed. Whoever keeps it asks with [`Server::is_waiting`] whether it still is one.
+    pub fn wait(&mut self, connection: ConnectionId) {
+        if let Some(serving) = self.find(connection).and_then(|connection| connection.serving.as_mut()) {
+            serving.waits = true;
+        }
+    }
+
+    /// Whether a question of this connection waits.
+    #[must_use]
+    pub fn is_waiting(&self, connection: ConnectionId) -> bool {
+        self.connections.iter().any(|one| one.id == connection && one.waits())
+    }
+
+    fn find(&mut self, connection: ConnectionId) -> Option<&mut Connection<P>> {
+        self.connections.iter_mut().find(|one| one.id == connection)
+    }
+
     /// Answers the request that a connection is waiting for; nothing where the client is gone.
     pub fn answer(&mut self, connection: ConnectionId, result: RpcResult<Value>) {
-        if let Some(connection) = self.connections.iter_mut().find(|one| one.id == connection)
-            && let Some(id) = connection.serving.take()
+        if let Some(connection) = self.find(connection)
+            && let Some(serving) = connection.serving.take()
         {
-            connection.queue(&answer(&id, result));
+            connection.queue(&answer(&serving.id, result));
         }
     }
 
@@ -257,7 +311,8 @@ impl<P: Platform> Server<P> {
 
     /// Registers what may bring work.
     pub fn arm(&self, now: Instant, wakes: &mut P::Wakes) {
-        if now >= self.accept_after {
+        // A client that cannot be accepted would end every sleep at once.
+        if now >= self.accept_after && self.may_accept() {
             wakes.listener(&self.listener);
         }
         for connection in &self.connections {
@@ -267,6 +322,8 @@ impl<P: Platform> Server<P> {
                     &connection.stream,
                     if both { Interest::ReceiveAndSend } else { Interest::Receive },
                 );
+            } else if connection.waits() {
+                wakes.stream(&connection.stream, Interest::Close);
             }
         }
     }

@@ -399,6 +399,9 @@ impl<P: Platform> Running<P> {
         self.was_armed = false;
         self.look_at = now.after(SOCKET_LOOK);
         let mut worked = server.poll(now, &mut self.incoming);
+        if worked {
+            self.questions.retain(|connection| server.is_waiting(connection));
+        }
         earlier(until, server.wake_at(now));
         let mut incoming = core::mem::take(&mut self.incoming);
         for Incoming { connection, request } in incoming.drain(..) {
@@ -411,8 +414,13 @@ impl<P: Platform> Running<P> {
                 }
             };
             if !call.is_change() {
-                if let Some(answer) = self.questions.ask(&mut self.inventory, connection, call, now) {
-                    self.answer(connection, answer);
+                match self.questions.ask(&mut self.inventory, connection, call, now) {
+                    Some(answer) => self.answer(connection, answer),
+                    None => {
+                        if let Some(server) = &mut self.server {
+                            server.wait(connection);
+                        }
+                    }
                 }
             } else if self.stopping.is_some() {
                 self.answer(connection, Err(RpcError::new(INVALID_STATE, "The target is stopping")));

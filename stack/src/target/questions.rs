@@ -215,6 +215,11 @@ impl Questions {
         self.waiting.len() != before
     }
 
+    /// Gives up the questions of all connections but those that still wait.
+    pub(super) fn retain(&mut self, waits: impl Fn(ConnectionId) -> bool) {
+        self.waiting.retain(|question| waits(question.from));
+    }
+
     /// When to look again though nothing changed.
     pub(super) fn wake_at(&self) -> Option<Instant> {
         self.waiting.iter().map(|question| question.until).min()

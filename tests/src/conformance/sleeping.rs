@@ -92,6 +92,19 @@ pub fn the_other_ends_close_wakes<W: World>() {
     });
 }
 
+/// The end of a connection that has bytes which nobody receives, and which do not wake.
+pub fn a_close_wakes_who_does_not_receive<W: World>() {
+    run::<W, _>(2, |task| async move {
+        let (ours, mut theirs) = connection::<W>(&task).await;
+        send::<W>(&task, &mut theirs, b"unheard", &[]).await;
+        let ours = Rc::new(ours);
+        later(&task.platform, move || drop(theirs));
+        let armed = ours.clone();
+        let arm = move |wakes: &mut _| Wakes::<W::Platform>::stream(wakes, &armed, Interest::Close);
+        task.sleep("the close", || ours.is_closed().then_some(()), arm).await;
+    });
+}
+
 /// A connection to accept.
 pub fn a_listener_wakes<W: World>() {
     run::<W, _>(2, |task| async move {

@@ -127,6 +127,18 @@ pub fn the_end_is_told_after_the_last_byte<W: World>() {
     });
 }
 
+/// Whether the other end is there can be asked without receiving.
+pub fn a_close_is_told_of_what_was_not_received<W: World>() {
+    run::<W, _>(1, |task| async move {
+        let (mut ours, mut theirs) = connection::<W>(&task).await;
+        send::<W>(&task, &mut theirs, b"last", &[]).await;
+        assert!(!ours.is_closed() && !theirs.is_closed());
+        drop(theirs);
+        task.poll("the close", || ours.is_closed().then_some(())).await;
+        receive::<W>(&task, &mut ours, &mut [0; 4], &mut Vec::new()).await;
+    });
+}
+
 /// One listener a path, and none after its end.
 pub fn a_live_path_is_not_taken_and_a_free_one_is<W: World>() {
     run::<W, _>(1, |task| async move {
