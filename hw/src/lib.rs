@@ -5,6 +5,7 @@
 
 mod arena;
 mod clock;
+mod closer;
 pub mod cores;
 mod dma;
 mod error;

@@ -10,7 +10,8 @@ use crate::handle::HostHandle;
 use crate::window::HostWindow;
 use runtime::{Access, Error, ErrorKind, Memory, Result, Window};
 use rustix::fs::{
-    FileType, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, fstat, fstatfs, ftruncate, memfd_create,
+    MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, fstatfs, ftruncate,
+    memfd_create,
 };
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use std::collections::BTreeMap;
@@ -128,17 +129,20 @@ pub fn map_file(object: OwnedFd, offset: u64, len: u64, access: Access) -> Resul
     Ok(HostMemory { window, part, watched: Some(watched), object })
 }
 
-/// Refuses what is no memory: only files of memory file systems are. A file of a disk or of a user's own file system
-/// would let whoever serves it hold up a core, in a page fault, for as long as they like.
+/// Whether an object is memory: only regular files of memory file systems are. A file of a disk or of a user's own file
+/// system would let whoever serves it hold up a core, in a page fault, for as long as they like; and so would the question
+/// of its kind or size, for which the kernel asks that file system. Seals are asked of nobody: the kernel has them in the
+/// files of tmpfs (memfd, shm) and hugetlbfs, and refuses for any other. Linux, mm/memfd.c.
+pub(crate) fn is_memory(object: BorrowedFd<'_>) -> bool {
+    fcntl_get_seals(object).is_ok()
+}
+
+/// Refuses what is no memory.
 pub(crate) fn check_is_memory(object: BorrowedFd<'_>) -> Result<()> {
-    let kind = FileType::from_raw_mode(fstat(object).map_err(from_errno)?.st_mode);
-    let file_system = file_system(object)?;
-    if kind == FileType::RegularFile && [TMPFS_MAGIC, HUGETLBFS_MAGIC].contains(&file_system) {
+    if is_memory(object) {
         return Ok(());
     }
     tracing::warn!(
-        ?kind,
-        file_system = format_args!("{file_system:#x}"),
         "what came as memory is no file of a memory file system (memfd, tmpfs, hugetlbfs) and is not mapped"
     );
     Err(Error::new(ErrorKind::Invalid))

@@ -29,14 +29,18 @@ impl HostNotifier {
         eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Self).map_err(from_errno)
     }
 
-    /// A doorbell from a received descriptor. Errors: `Invalid` when it is no eventfd.
-    pub(crate) fn from_received(fd: OwnedFd) -> Result<Self> {
+    /// Whether a received descriptor is a doorbell, and makes rings of it not wait. Errors: `Invalid` when it is no eventfd.
+    pub(crate) fn check(fd: BorrowedFd<'_>) -> Result<()> {
         let name = readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()), Vec::new()).map_err(from_errno)?;
         if name.as_bytes() != EVENTFD_NAME {
             return Err(Error::new(ErrorKind::Invalid));
         }
-        fcntl_getfl(&fd).and_then(|flags| fcntl_setfl(&fd, flags | OFlags::NONBLOCK)).map_err(from_errno)?;
-        Ok(Self(fd))
+        fcntl_getfl(fd).and_then(|flags| fcntl_setfl(fd, flags | OFlags::NONBLOCK)).map_err(from_errno)
+    }
+
+    /// A doorbell from a received descriptor that was checked.
+    pub(crate) fn from_received(fd: OwnedFd) -> Self {
+        Self(fd)
     }
 }
 
@@ -66,10 +70,16 @@ impl Notifier for HostNotifier {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::handle::HostHandle;
+    use runtime::Handle;
+
+    fn received(fd: OwnedFd) -> Result<HostNotifier> {
+        HostHandle::from(fd).into_notifier()
+    }
 
     #[test]
     fn rings_are_taken_together_and_once() {
-        let bell = HostNotifier::from_received(eventfd(0, EventfdFlags::CLOEXEC).unwrap()).unwrap();
+        let bell = received(eventfd(0, EventfdFlags::CLOEXEC).unwrap()).unwrap();
         assert!(!bell.take());
         bell.ring();
         bell.ring();
@@ -80,7 +90,7 @@ mod tests {
     #[test]
     fn a_full_counter_stops_neither_a_ring_nor_a_take() {
         let fd = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
-        let bell = HostNotifier::from_received(fd.try_clone().unwrap()).unwrap();
+        let bell = received(fd.try_clone().unwrap()).unwrap();
         write(&fd, &(u64::MAX - 1).to_ne_bytes()).unwrap();
         bell.ring();
         assert!(bell.take());
@@ -93,7 +103,7 @@ mod tests {
     #[test]
     fn what_is_no_eventfd_is_refused() {
         let (pipe, _) = std::io::pipe().unwrap();
-        let refused = HostNotifier::from_received(pipe.into());
+        let refused = received(pipe.into());
         assert_eq!(refused.expect_err("a pipe is no eventfd").kind, ErrorKind::Invalid);
     }
 }
