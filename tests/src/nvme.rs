@@ -5,4 +5,3 @@
 
 pub mod fake;
 pub mod rig;
-pub mod transfer;

@@ -1,11 +1,11 @@
 //! How the small controller walks what a command points at: PRP entries (section 4.1.1) and SGL descriptors (section
 //! 4.1.2), read as strictly as the sections allow.
 
-use super::fake::Host;
+use super::host::Host;
 use stack::nvme::bits::{Command, PAGE, PSDT_PRP, SglDescriptor, Status};
 
 /// The pieces of memory, address and length, that a command's `len` bytes lie in.
-pub fn pieces(host: &Host, command: &Command, len: u64) -> Result<Vec<(u64, u64)>, Status> {
+pub(super) fn pieces(host: &Host, command: &Command, len: u64) -> Result<Vec<(u64, u64)>, Status> {
     if command.psdt() == PSDT_PRP { prps(host, command, len) } else { sgl(host, command, len) }
 }
 
