@@ -62,6 +62,16 @@ pub fn find(name_or_path: &str) -> Result<Named, Refused> {
     Ok(Named { name, group: "file".into(), scenario })
 }
 
+/// All scenarios of the group of this name, or the one that [`find`] finds.
+///
+/// # Errors
+/// As for [`find`].
+pub fn find_all(group_or_one: &str) -> Result<Vec<Named>, Refused> {
+    let mut group = all()?;
+    group.retain(|named| named.group == group_or_one);
+    if group.is_empty() { find(group_or_one).map(|named| vec![named]) } else { Ok(group) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::all;

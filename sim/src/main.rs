@@ -65,7 +65,7 @@ enum Command {
     },
     /// Run many seeds of the scenarios named, or of all.
     Sweep {
-        /// Listed names or paths; none: all that are listed.
+        /// Listed names, groups of them, or paths; none: all that are listed.
         scenarios: Vec<String>,
         /// Seeds of each scenario.
         #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
@@ -79,6 +79,9 @@ enum Command {
         /// Fail also when a point of the stack that these scenarios come to was never reached: docs/points.md.
         #[arg(long)]
         all_points: bool,
+        /// Print tables of how often each fault struck and each point was reached.
+        #[arg(long, conflicts_with = "json")]
+        tables: bool,
         /// Prefer neighbours of runs that came to something new: half of the runs are those.
         #[arg(long)]
         guided: bool,
@@ -153,8 +156,8 @@ fn main() -> ExitCode {
     let code = match Cli::parse().command {
         Command::List { json } => list(json),
         Command::Run { scenario, seed, json, log } => run_one(&scenario, &seed, json, log),
-        Command::Sweep { scenarios, seeds, from, jobs, all_points, guided, json } => {
-            run_many(&scenarios, seeds, from, jobs, Manner { all_points, guided, json })
+        Command::Sweep { scenarios, seeds, from, jobs, all_points, tables, guided, json } => {
+            run_many(&scenarios, seeds, from, jobs, Manner { all_points, tables, guided, json })
         }
         Command::Diff { a, b, context } => diff(&a, &b, context),
         Command::Import { files, json } => import_recordings(&files, json),
@@ -275,6 +278,7 @@ fn keep(name: &str, title: &str, plan: &Plan, outcome: &Outcome) -> Result<(), R
 #[derive(Clone, Copy)]
 struct Manner {
     all_points: bool,
+    tables: bool,
     guided: bool,
     json: bool,
 }
@@ -286,11 +290,11 @@ fn run_many(
     jobs: Option<usize>,
     manner: Manner,
 ) -> Result<u8, Refused> {
-    let Manner { all_points, guided, json } = manner;
+    let Manner { all_points, tables, guided, json } = manner;
     let scenarios: Vec<Named> = if names.is_empty() {
         catalog::all()?
     } else {
-        names.iter().map(|name| catalog::find(name)).collect::<Result<_, _>>()?
+        names.iter().map(|name| catalog::find_all(name)).collect::<Result<Vec<_>, _>>()?.concat()
     };
     if from.checked_add(seeds).is_none() {
         return Err(Refused(format!("--from {from} --seeds {seeds}: the last seed is beyond 2^64")));
@@ -333,6 +337,8 @@ fn run_many(
     kept?;
     if json {
         print(&format!("{}\n", report::sweep_json(&totals, &scenarios, wall)));
+    } else if tables {
+        print(&report::tables(&totals, &scenarios));
     } else {
         print(&report::sweep(&totals, &scenarios));
     }

@@ -2,13 +2,14 @@
 
 use crate::catalog::Named;
 use crate::coverage::Feature;
-use crate::faults::Fault;
+use crate::faults::{Fault, FaultKind};
 use crate::plan::{GuestPlan, Plan};
+use crate::scenario::Switch;
 use crate::shrink::Case;
-use crate::totals::{Swarm, Totals};
+use crate::totals::{Count, Swarm, Totals};
 use crate::world::{Failure, Judged, Line};
 use serde_json::{Map, Value, json};
-use stack::reached::Reached;
+use stack::reached::{By, Reached};
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
@@ -160,6 +161,35 @@ pub fn sweep(totals: &Totals, scenarios: &[Named]) -> String {
     wrap(&mut text, &format!("points reached, times (seeds): {}", reached.join(", ")));
     let never = names(&totals.never(scenarios));
     wrap(&mut text, &format!("points never reached: {}", if never.is_empty() { "none" } else { &never }));
+    text
+}
+
+/// The same as tables (Markdown): each kind of fault that is on in these scenarios, and each point that they come to, with
+/// how often it was.
+#[must_use]
+pub fn tables(totals: &Totals, scenarios: &[Named]) -> String {
+    let mut faults: BTreeMap<&'static str, (u64, u64)> = BTreeMap::new();
+    for Named { name, scenario, .. } in scenarios {
+        for kind in FaultKind::ALL {
+            if scenario.rate(*kind).is_none_or(|rate| rate.on == Switch::Off) {
+                continue;
+            }
+            let times = totals.faults.get(&(name.clone(), kind.name())).copied().unwrap_or(0);
+            let sum = faults.entry(kind.name()).or_default();
+            *sum = (sum.0 + times, sum.1 + u64::from(times > 0));
+        }
+    }
+    let mut text = String::from("| fault | times struck | in scenarios |\n| --- | ---: | ---: |\n");
+    for (name, (times, in_scenarios)) in faults {
+        let _ = writeln!(text, "| `{name}` | {times} | {in_scenarios} |");
+    }
+    text.push_str("\n| point | what happens | times reached | in seeds |\n| --- | --- | ---: | ---: |\n");
+    let groups = |group: &str| scenarios.iter().any(|named| named.group == group);
+    for point in Reached::ALL.iter().filter(|point| matches!(point.by(), By::Group(group) if groups(group))) {
+        let Count { times, runs } = totals.reached.get(point).copied().unwrap_or_default();
+        let _ = writeln!(text, "| `{}` | {} | {times} | {runs} |", point.name(), point.about());
+    }
+    text.push('\n');
     text
 }
 
