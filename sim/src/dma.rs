@@ -1,7 +1,7 @@
 //! Simulated DMA: what a process has mapped for its functions, and the IOMMU between them and memory.
 //!
 //! Fault model. Device addresses are drawn: anywhere in the width of the IOMMU, in any order, with holes, kept clear of
-//! what is reserved. A mapping may be refused. An access of a function to what is not mapped, or a write to what was
+//! what is reserved. A mapping may be refused, or all of them for seconds. An access of a function to what is not mapped, or a write to what was
 //! mapped for reading, is refused and counted, and the function is told of a failed access. What a dead process had mapped
 //! stays mapped until its last function was given back.
 //!
@@ -10,9 +10,10 @@
 
 use crate::faults::FaultKind;
 use crate::memory::SimWindow;
+use crate::rng::Rng;
 use crate::trace::Record;
 use crate::world::{self, Agent, World};
-use runtime::{Access, Dma, ErrorKind, Result, Window};
+use runtime::{Access, Dma, ErrorKind, Instant, Result, Window};
 use std::collections::BTreeMap;
 
 /// Bytes of an IOMMU's page.
@@ -23,6 +24,9 @@ const END: u64 = 1 << 39;
 const INTERRUPTS: (u64, u64) = (0xfee0_0000, 0xfef0_0000);
 /// Where a process's addresses may begin: at 0, below the interrupts, below 4 GiB, high up.
 const BASES: [u64; 4] = [0, INTERRUPTS.0 - (64 << 10), (1 << 32) - (16 << 10), 1 << 37];
+
+/// Longest time for which no memory can be mapped for functions.
+const REFUSES_NS_MAX: u64 = 8_000_000_000;
 
 /// A function's access failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +178,21 @@ impl World {
     }
 }
 
+impl World {
+    /// Where a device address of a process lies in the memory of a guest, and how much of `len` bytes does.
+    pub(crate) fn place_in_guest(
+        &self,
+        process: u32,
+        address: u64,
+        len: u64,
+        guest: u32,
+    ) -> Option<(u64, u64)> {
+        let (mapped, within) = self.pci.spaces.get(&process)?.region(address)?;
+        let (of, place) = self.memory.watcher(mapped.object, mapped.start + within)?;
+        (of == guest).then(|| (place, len.min(mapped.len - within)))
+    }
+}
+
 /// What a process maps for its functions.
 #[derive(Clone, Debug)]
 pub struct SimDma {
@@ -203,7 +222,14 @@ impl Dma for SimDma {
             if !world.is_alive(self.process) || !world.memory.is_region(&region) {
                 return Err(ErrorKind::Invalid.into());
             }
-            if world.faults.strike(FaultKind::NoMappings, |_| 0).is_some() {
+            let refuses = world.now < world.pci.refuses_until && !world.faults.is_healed();
+            // One in four goes on for a while.
+            let time = |rng: &mut Rng| rng.below(4) / 3 * rng.between(1, REFUSES_NS_MAX);
+            let struck = if refuses { None } else { world.faults.strike(FaultKind::NoMappings, time) };
+            if let Some(time) = struck {
+                world.pci.refuses_until = Instant(world.now.0 + time);
+            }
+            if refuses || struck.is_some() {
                 return Err(ErrorKind::OutOfResources.into());
             }
             let (object, start) = world.memory.place(&region);

@@ -63,7 +63,8 @@ kinds! {
     FileError = "file-error",
     /// The process has no handle left for a connection, which waits on. Opportunity: an accept. Parameter: unused.
     NoHandles = "no-handles",
-    /// The process has no mapping left for memory that it was sent. Opportunity: a mapping. Parameter: unused.
+    /// The process has no mapping left for memory that it was sent, or for functions. Opportunity: a mapping. Parameter:
+    /// nanoseconds for which it has none for functions.
     NoMappings = "no-mappings",
     /// The front-end's connection breaks. Opportunity: a request that a guest makes. Parameter: nanoseconds until it
     /// connects again.
@@ -176,6 +177,8 @@ pub struct Fault {
 pub mod bad_completion {
     /// The entry comes twice.
     pub const TWICE: u64 = 0;
+    /// With [`TWICE`]: the second time not at once, but when others have come.
+    pub const LATER: u64 = 1 << 7;
     /// It names a drawn command.
     pub const COMMAND: u64 = 1;
     /// It names a drawn queue.

@@ -49,9 +49,17 @@ pub enum Call {
     DeleteController(String, Option<(String, bool)>),
     /// Looks at the size of a bdev on a disk again: name, through AIO.
     Rescan(String, bool),
-    /// How NVMe drives are driven: microseconds for an I/O command and for an admin command, and whether late commands are
-    /// aborted first.
-    SetNvmeOptions(u64, u64, bool),
+    /// How NVMe drives are driven.
+    SetNvmeOptions {
+        /// Microseconds for an I/O command.
+        timeout_us: u64,
+        /// Microseconds for an admin command.
+        admin_timeout_us: u64,
+        /// Late commands are aborted first.
+        aborts: bool,
+        /// How often a command is tried again.
+        retries: u64,
+    },
     /// An NVMe drive: its name, and where it sits.
     AttachDrive(String, PciAddress),
     /// Lets an NVMe drive go that nobody uses.
@@ -88,10 +96,10 @@ impl Call {
                 ("bdev_null_resize", json!({"name": name, "new_size": sectors / MIB_SECTORS}))
             }
             Self::DeleteController(name, _) => ("vhost_delete_controller", json!({"ctrlr": name})),
-            Self::SetNvmeOptions(timeout_us, timeout_admin_us, aborts) => (
+            Self::SetNvmeOptions { timeout_us, admin_timeout_us, aborts, retries } => (
                 "bdev_nvme_set_options",
-                json!({"timeout_us": timeout_us, "timeout_admin_us": timeout_admin_us,
-                    "action_on_timeout": if *aborts { "abort" } else { "reset" }}),
+                json!({"timeout_us": timeout_us, "timeout_admin_us": admin_timeout_us,
+                    "action_on_timeout": if *aborts { "abort" } else { "reset" }, "bdev_retry_count": retries}),
             ),
             Self::AttachDrive(name, address) => (
                 "bdev_nvme_attach_controller",
@@ -131,9 +139,10 @@ impl Call {
                 Some(Change::Put { object: format!("drive {name}"), value: address.to_string() })
             }
             Self::DetachDrive(name) => Some(Change::Remove { object: format!("drive {name}") }),
-            Self::Rescan(..) | Self::SetNvmeOptions(..) | Self::DetachUsedDrive(_) | Self::ResetDrive(_) => {
-                None
-            }
+            Self::Rescan(..)
+            | Self::SetNvmeOptions { .. }
+            | Self::DetachUsedDrive(_)
+            | Self::ResetDrive(_) => None,
         }
     }
 

@@ -41,6 +41,10 @@ pub trait Device {
     fn store(&mut self, world: &mut World, offset: u64, len: u8, value: u64);
     /// Does one small thing.
     fn step(&mut self, world: &mut World) -> Step;
+    /// The memory that it has still to reach for what it was told: device addresses, with lengths.
+    fn memory_to_come(&self) -> Vec<(u64, u64)> {
+        Vec::new()
+    }
     /// The function is reset as a whole.
     fn reset(&mut self, world: &mut World);
     /// The power is gone, the function with it: only what is durable stays.
@@ -116,6 +120,8 @@ pub(crate) struct Functions {
     pub(crate) judged: u64,
     /// Accesses that the IOMMU refused.
     pub(crate) refused: u64,
+    /// No memory is mapped before, unless the faults are over.
+    pub(crate) refuses_until: Instant,
 }
 
 /// Steps a function as a model of the world.
@@ -220,6 +226,20 @@ impl World {
     pub(crate) fn mastered_for(&self, function: u32) -> Option<u32> {
         let slot = &self.pci.functions[function as usize];
         slot.holder.filter(|_| slot.present && slot.command() & BUS_MASTER != 0)
+    }
+
+    /// What a function has still to reach, may reach, and finds in the memory of a guest: places in that, with lengths.
+    pub(crate) fn reach_into(&self, guest: u32) -> Vec<(u64, u64)> {
+        let numbers = 0..self.pci.functions.len() as u32;
+        let masters = numbers.filter_map(|function| Some((function, self.mastered_for(function)?)));
+        masters
+            .filter_map(|(function, process)| {
+                let device = self.pci.functions[function as usize].device.as_ref()?;
+                Some(device.memory_to_come().into_iter().map(move |place| (process, place)))
+            })
+            .flatten()
+            .filter_map(|(process, (address, len))| self.place_in_guest(process, address, len, guest))
+            .collect()
     }
 
     /// Whether what a function was told comes from a process that does not live any more.

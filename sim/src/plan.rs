@@ -7,7 +7,7 @@ use crate::guest::listed::Listed;
 use crate::guest::workload::{Mix, Workload};
 use crate::nvme::{NamespaceProfile, Profile};
 use crate::rng::{Numbers, Rng};
-use crate::scenario::{AtLeast, BdevKind, FaultRate, Manners, Range, Scenario, Switch};
+use crate::scenario::{AtLeast, BdevKind, FaultRate, Manners, RETRIES, Range, Scenario, Switch};
 use crate::world::Temper;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -93,6 +93,9 @@ pub struct GuestPlan {
     /// The drive that the bdev is a namespace of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drive: Option<Profile>,
+    /// Its namespace lies on the drive of the first guest for which this is on, instead of on one of its own.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub shares_drive: bool,
     /// The requests of its load one by one, where they are not drawn: what shrinking deletes from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<Vec<Listed>>,
@@ -122,6 +125,9 @@ pub struct DrivesPlan {
     pub admin_timeout_us: u64,
     /// A late command is aborted before the controller is reset.
     pub aborts: bool,
+    /// How often a command is tried again.
+    #[serde(default = "own_retries", skip_serializing_if = "are_own_retries")]
+    pub retries: u64,
     /// Resets asked for beside the load.
     pub resets: u64,
     /// Attachments and detachments of the spare drive, and attempts to detach one in use.
@@ -223,6 +229,17 @@ fn draw_first_index(migrated: Switch, rng: &mut Rng) -> u16 {
     let soon = rng.chance(3, 4);
     let below = rng.below(if soon { FIRST_INDEX_SOON } else { 1 << 16 });
     if migrated { 0_u16.wrapping_sub(below as u16) } else { 0 }
+}
+
+/// Retries where a plan does not say them.
+const fn own_retries() -> u64 {
+    RETRIES
+}
+
+/// As [`is_off`].
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde calls")]
+const fn are_own_retries(retries: &u64) -> bool {
+    *retries == RETRIES
 }
 
 /// As [`is_off`].
@@ -384,6 +401,41 @@ impl Plan {
         if self.apart { target.into() } else { 0 }
     }
 
+    /// The guest whose drive the namespace of guest `number` lies on, and which namespace that is; `None`: on no drive.
+    #[must_use]
+    pub fn namespace_of(&self, number: usize) -> Option<(usize, u32)> {
+        let guest = &self.guests[number];
+        guest.drive.as_ref()?;
+        let shares = |(at, guest): (usize, &GuestPlan)| guest.shares_drive.then_some(at);
+        let sharers: Vec<usize> = self.guests.iter().enumerate().filter_map(shares).collect();
+        match sharers.iter().position(|at| *at == number) {
+            Some(rank) => Some((sharers[0], 1 + rank as u32)),
+            None => Some((number, 1)),
+        }
+    }
+
+    /// The drive of guest `number`, with the namespaces of all guests that share it; `None`: it has none, or another's.
+    #[must_use]
+    pub fn drive_of(&self, number: usize) -> Option<Profile> {
+        let (_, own) = self.namespace_of(number).filter(|(owner, _)| *owner == number)?;
+        let mut drive = self.guests[number].drive.clone()?;
+        let on_it = |at: usize| self.namespace_of(at).is_some_and(|(owner, _)| owner == number);
+        let others = (0..self.guests.len()).filter(|at| *at != number && on_it(*at));
+        let atomic = drive.atomic;
+        let namespaces: Vec<NamespaceProfile> = others
+            .filter_map(|at| self.guests[at].drive.as_ref()?.namespaces.first().copied())
+            // No boundary is nearer to the next than this controller's atomic unit is long (NVM 4.1.5.1).
+            .map(|namespace| match namespace.atomic_boundary < atomic {
+                true => NamespaceProfile { atomic_boundary: 0, atomic_offset: 0, ..namespace },
+                false => namespace,
+            })
+            .collect();
+        // Each guest has a queue: no more than that, where there are fewer, so that one that goes makes room for the next.
+        drive.queues = drive.queues.max(1 + namespaces.len() as u16);
+        drive.namespaces.splice(own as usize..own as usize, namespaces);
+        Some(drive)
+    }
+
     /// Whether nothing that may strike reaches a guest: it is of a target that is spared, which nobody else's death may slow
     /// down. With a `script`: what it names may strike too.
     #[must_use]
@@ -539,6 +591,8 @@ fn draw_drives(scenario: &Scenario, seed: u64) -> DrivesPlan {
         resets: draw(&drive.resets, rng),
         swaps: draw(&drive.swaps, rng),
         spare: draw_drive(scenario, 64, 1, rng),
+        // Last: it shifts nothing.
+        retries: draw(&drive.retries, rng),
     }
 }
 
@@ -605,6 +659,8 @@ fn draw_guest(
         drive: (bdev == BdevKind::Nvme).then(|| {
             draw_drive(scenario, sectors, block_sectors, &mut Rng::new(seed, STREAM_DRIVES + number))
         }),
+        shares_drive: bdev == BdevKind::Nvme
+            && toss(scenario.drive.shared, &mut Rng::new(seed, STREAM_DRIVES - 3)),
         requests: None,
     }
 }

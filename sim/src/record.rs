@@ -1,7 +1,8 @@
 //! The record of a run: its checkers, and who reports to them.
 
+use crate::check::observation::Buffer;
 use crate::check::state::State;
-use crate::check::{DeviceCheckers, Observation, Violation};
+use crate::check::{DeviceCheckers, Observation, Status, Violation};
 use crate::follow::Followed;
 use crate::guest::Witness;
 use crate::world::{self, Agent, Observer};
@@ -51,7 +52,12 @@ pub struct Eye {
     device: usize,
     /// The drive below the device, and how often it had been pulled out when that was last looked at.
     drive: Option<(u32, Rc<Cell<u64>>)>,
+    /// Requests that were completed.
+    completed: Rc<Cell<u64>>,
 }
+
+/// Of so many requests that completed well, one is looked at: whether a drive may still reach its memory.
+const COMPLETIONS_PER_LOOK: u64 = 8;
 
 impl Eye {
     /// The device is on this drive.
@@ -75,6 +81,34 @@ impl Eye {
         }
     }
 
+    /// Whoever completes a request has seen to it that no drive reaches its memory any more, late as that may be. It matters
+    /// where requests fail; of the others some are looked at.
+    fn look_at_reach(&self, status: Status, buffers: &[Buffer]) {
+        let looks = self.completed.get().is_multiple_of(COMPLETIONS_PER_LOOK) || status != Status::Ok;
+        self.completed.set(self.completed.get() + 1);
+        if self.drive.is_none() || !looks {
+            return;
+        }
+        world::with(|world| {
+            if world.faults().struck().iter().any(crate::faults::Fault::betrays) {
+                return;
+            }
+            let guest = self.device as u32;
+            let overlaps = |(place, len): &(u64, u64)| {
+                let meets = |buffer: &Buffer| {
+                    buffer.address < place + len && *place < buffer.address + u64::from(buffer.len)
+                };
+                buffers.iter().any(meets)
+            };
+            if let Some((place, len)) = world.reach_into(guest).into_iter().find(overlaps) {
+                let what = format!(
+                    "guest {guest}: a request is completed, and a drive can still reach {len} bytes at {place:#x} for it"
+                );
+                world.fail("buffers", what);
+            }
+        });
+    }
+
     /// Looks whether what is out is out for too long.
     pub fn look(&self) {
         let now = world::with(|world| world.now());
@@ -93,7 +127,12 @@ impl Eye {
     pub fn new(record: &Rc<RefCell<Record>>, checkers: DeviceCheckers) -> Self {
         let mut inner = record.borrow_mut();
         inner.devices.push(checkers);
-        Self { record: Rc::clone(record), device: inner.devices.len() - 1, drive: None }
+        Self {
+            record: Rc::clone(record),
+            device: inner.devices.len() - 1,
+            drive: None,
+            completed: Rc::default(),
+        }
     }
 }
 
@@ -107,6 +146,9 @@ impl Witness for Eye {
             world.now()
         });
         self.look_at_drive();
+        if let Observation::Completed { status, buffers, .. } = observation {
+            self.look_at_reach(*status, buffers);
+        }
         let mut record = self.record.borrow_mut();
         if matches!(observation, Observation::ClosedByTarget)
             && !record.keeps(&format!("controller disk.{}", self.device))

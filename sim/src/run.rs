@@ -14,7 +14,7 @@ use crate::plan::{DrivesPlan, GuestPlan, Plan};
 use crate::record::{Ear, Eye, Record};
 use crate::report::Outcome;
 use crate::rng::Numbers;
-use crate::scenario::{BdevKind, Manners};
+use crate::scenario::{BdevKind, Manners, RETRIES};
 use crate::scheduler::{self, End};
 use crate::supervisor::{Guest, Parts, Supervisor, TargetParts};
 use crate::vmm::message::protocol;
@@ -172,12 +172,14 @@ fn build(
         .iter()
         .any(|&kind| plan.fault(kind).is_some());
     if let Some(orders) = &plan.drives {
-        let DrivesPlan { timeout_us, admin_timeout_us, aborts, .. } = *orders;
-        targets[0].operator.borrow_mut().ask(Call::SetNvmeOptions(timeout_us, admin_timeout_us, aborts));
+        let DrivesPlan { timeout_us, admin_timeout_us, aborts, retries, .. } = *orders;
+        let call = Call::SetNvmeOptions { timeout_us, admin_timeout_us, aborts, retries };
+        targets[0].operator.borrow_mut().ask(call);
     }
     let mut guests = Vec::new();
     let mut machines = Vec::new();
     let mut on_images = Vec::new();
+    let mut plugged_drives = BTreeMap::new();
     for (number, guest) in plan.guests.iter().enumerate() {
         let TargetParts { machine, operator } = &targets[usize::from(guest.target)];
         let machine = *machine;
@@ -190,15 +192,20 @@ fn build(
         let bdev = if guest.image { format!("image{number}") } else { format!("bdev{rank}") };
         let (path, controller) = (format!("/dev/bdev{number}"), format!("disk.{number}"));
         let mut drive = None;
-        let (bdev, disk) = match &guest.drive {
-            Some(profile) => {
-                let (name, address) = (format!("Nvme{number}"), drive_address(number));
-                let plugged = world::with(|world| world.plug_nvme(machine, address, profile.clone()));
-                operator.borrow_mut().ask(Call::AttachDrive(name.clone(), address));
-                drive = Some(plugged);
+        let (bdev, disk) = match plan.namespace_of(number) {
+            Some((owner, nsid)) => {
+                let name = drive_name(owner);
+                if let Some(profile) = plan.drive_of(number) {
+                    let address = drive_address(number);
+                    let plugged = world::with(|world| world.plug_nvme(machine, address, profile));
+                    operator.borrow_mut().ask(Call::AttachDrive(name.clone(), address));
+                    plugged_drives.insert(number, plugged);
+                }
+                let plugged = plugged_drives[&owner];
+                drive = Some((plugged, nsid));
                 eye.watch_drive(plugged);
-                let disk = world::with(|world| world.nvme(plugged).namespaces[0].disk);
-                (format!("{name}n1"), Some(disk))
+                let disk = world::with(|world| world.nvme(plugged).namespaces[nsid as usize - 1].disk);
+                (format!("{name}n{nsid}"), Some(disk))
             }
             None => {
                 let operator = &mut operator.borrow_mut();
@@ -238,8 +245,10 @@ fn build(
             // A world without faults need not heal: every request is bounded.
             eye.clone().saw(&Observation::Healed);
         }
-        let drive_may_fail =
-            FaultKind::ALL.iter().any(|kind| kind.touches_drives() && plan.may_strike(script, *kind));
+        // One that is reset more often than a command is tried again fails commands, however well it is.
+        let gives_up = plan.drives.as_ref().is_some_and(|orders| orders.retries < orders.resets.min(RETRIES));
+        let drive_may_fail = gives_up
+            || FaultKind::ALL.iter().any(|kind| kind.touches_drives() && plan.may_strike(script, *kind));
         vm.borrow_mut().device.disk_may_fail = match guest.bdev {
             BdevKind::Malloc => false,
             BdevKind::Uring | BdevKind::Aio => disk_may_fail,
@@ -289,12 +298,9 @@ fn build(
     }
     let TargetParts { machine, operator } = &targets[0];
     let machine = *machine;
-    let mut drives: Vec<u32> = guests.iter().filter_map(|guest| guest.drive).collect();
+    let mut drives: Vec<u32> = plugged_drives.values().copied().collect();
     if let Some(orders) = &plan.drives {
-        let used: Vec<String> = (0..guests.len())
-            .filter(|number| guests[*number].drive.is_some())
-            .map(|number| format!("Nvme{number}"))
-            .collect();
+        let used: Vec<String> = plugged_drives.keys().map(|number| drive_name(*number)).collect();
         let address = drive_address(SPARE_DRIVE);
         if orders.swaps > 0 {
             drives.push(world::with(|world| world.plug_nvme(machine, address, orders.spare.clone())));
@@ -312,6 +318,11 @@ fn build(
         script: script.map(|script| (count(script, FaultKind::Kill), count(script, FaultKind::PowerLoss))),
     });
     machines
+}
+
+/// What the operator calls the drive of a guest.
+pub(crate) fn drive_name(number: usize) -> String {
+    format!("Nvme{number}")
 }
 
 /// Where a drive sits.

@@ -297,7 +297,7 @@ fn spanned(low: u64, high: u64) -> Spanned<Range> {
     Spanned::new(0..0, Range::new(low, high))
 }
 
-/// The NVMe drives: one for each guest whose bdev is a namespace, each drawn by itself.
+/// The NVMe drives: one for each guest whose bdev is a namespace, each drawn by itself, or one for all of them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct Drives {
@@ -311,6 +311,10 @@ pub struct Drives {
     pub admin_timeout_ms: Spanned<Range>,
     /// Whether it aborts a late command before it resets the controller.
     pub aborts: Switch,
+    /// How often it tries a command again that the controller failed, or that a reset interrupted.
+    pub retries: Spanned<Range>,
+    /// Whether all guests have namespaces of one drive.
+    pub shared: Switch,
     /// Resets that the operator asks for beside the load.
     pub resets: Spanned<Range>,
     /// How often the operator attaches or detaches a drive that no guest uses, and asks to detach one that is in use.
@@ -318,6 +322,9 @@ pub struct Drives {
     /// Of the kinds of fault of a drive that may be on, each seed has one.
     pub one_kind: bool,
 }
+
+/// The target's own choice of retries: what a drive that is well does not use up.
+pub(crate) const RETRIES: u64 = 4;
 
 impl Default for Drives {
     fn default() -> Self {
@@ -327,6 +334,8 @@ impl Default for Drives {
             timeout_ms: spanned(20, 60),
             admin_timeout_ms: spanned(20, 200),
             aborts: Switch::On,
+            retries: spanned(RETRIES, RETRIES),
+            shared: Switch::Off,
             resets: spanned(0, 0),
             swaps: spanned(0, 0),
             one_kind: false,
@@ -450,6 +459,7 @@ impl Scenario {
             ("drive.queue-entries-log2", &self.drive.queue_entries_log2, 1, 16),
             ("drive.timeout-ms", &self.drive.timeout_ms, 1, 60_000),
             ("drive.admin-timeout-ms", &self.drive.admin_timeout_ms, 1, 60_000),
+            ("drive.retries", &self.drive.retries, 0, RETRIES),
             ("drive.resets", &self.drive.resets, 0, 1000),
             ("drive.swaps", &self.drive.swaps, 0, 1000),
             ("bound-ms", &self.bound_ms, 1, 100_000),

@@ -8,7 +8,7 @@ use crate::follow::{Followed, LifeChange};
 use crate::memory::ProcessorId;
 use crate::platform::{SimPlatform, SimWakes};
 use crate::trace::Record;
-use crate::world::{self, Actor, Death, Process, Program, Step, Waiter, World};
+use crate::world::{self, Actor, Death, Judged, Process, Program, Step, Waiter, World};
 use runtime::{Constructor, Instant, Poll, Poller};
 use std::cmp::Ordering;
 use std::collections::{BinaryHeap, VecDeque};
@@ -16,6 +16,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Longest time between two looks of an idle core that polls on.
 const LOOK_AGAIN_NS_MAX: u64 = 3000;
+/// Longest time between two looks of a core whose pollers want to be polled at once, and find nothing, again and again.
+const LOOK_DUE_NS_MAX: u64 = 50_000;
+
+/// Rounds in which no poller of a core that would sleep has anything to do, and something that they armed is there all the
+/// same, again and again: nobody takes it, and a host's core would be busy with nothing.
+const RESTLESS_MAX: u32 = 1000;
 
 /// What happens at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +120,8 @@ pub(crate) struct Core {
     pub(crate) constructors: VecDeque<Constructor<SimPlatform>>,
     /// The request to stop has ended a sleep of this core already.
     stop_seen: bool,
+    /// Rounds since it last slept or was busy that something armed has ended.
+    restless: u32,
     /// The poller to poll next.
     next: usize,
     /// Whether one of this round was busy, and the earliest `until` of the others.
@@ -155,6 +163,7 @@ impl World {
                 pollers: Vec::new(),
                 constructors: VecDeque::new(),
                 stop_seen: false,
+                restless: 0,
                 next: 0,
                 busy: false,
                 until: None,
@@ -491,6 +500,7 @@ fn step_core(core: u32) {
             let slot = &mut world.cores[core as usize];
             match poll {
                 Poll::Busy => {
+                    slot.restless = 0;
                     slot.busy = true;
                     slot.busy_ns += cost;
                 }
@@ -523,12 +533,16 @@ fn step_core(core: u32) {
         if world::with(|world| world.exits(core)) {
             return;
         }
-        if !busy && sleeps {
-            match sleep(core) {
+        let until = match (busy, sleeps) {
+            (true, _) => None,
+            (false, false) => Some(until),
+            (false, true) => match sleep(core) {
                 Slept::Asleep | Slept::Died => return,
-                Slept::Awake => {}
-            }
-        } else if !busy && world::with(|world| world.watches(core, until)) {
+                Slept::Due(until) => Some(Some(until)),
+                Slept::Awake => None,
+            },
+        };
+        if until.is_some_and(|until| world::with(|world| world.watches(core, until))) {
             return;
         }
     }
@@ -542,18 +556,21 @@ impl World {
     /// A core that polls on has found nothing to do. Until something changes that it did not change itself, or its time
     /// comes, nothing can be seen of its polls; whether that is so.
     fn watches(&mut self, core: u32, until: Option<Instant>) -> bool {
-        let due = until.is_some_and(|until| until <= self.now);
-        if due || self.foreign_changes(core) != self.cores[core as usize].seen {
+        if self.foreign_changes(core) != self.cores[core as usize].seen {
             return false;
         }
         self.watching.push(core);
         if let Some(until) = until {
             // It polls on all the same, ever more rarely while nothing changes: who waits for a moment may look at the
             // clock before it has come.
+            let now = self.now;
             let slot = &mut self.cores[core as usize];
             slot.pause_ns = slot.pause_ns.saturating_mul(2).max(LOOK_AGAIN_NS_MAX);
-            let look = Instant(self.now.0.saturating_add(slot.pause_ns));
-            self.schedule_core(core, until.min(look));
+            let look = match until <= now {
+                true => now.0 + slot.pause_ns.min(LOOK_DUE_NS_MAX),
+                false => until.0.min(now.0.saturating_add(slot.pause_ns)),
+            };
+            self.schedule_core(core, Instant(look));
         }
         true
     }
@@ -576,6 +593,8 @@ impl World {
 
 enum Slept {
     Asleep,
+    /// Nothing keeps it awake but that a poller wants to be polled again, since that moment.
+    Due(Instant),
     Awake,
     Died,
 }
@@ -621,17 +640,26 @@ fn sleep(core: u32) -> Slept {
         let processor = world.cores[core as usize].processor;
         world.drain(processor);
         let slot = &mut world.cores[core as usize];
-        let due = until.is_some_and(|until| until <= world.now);
         let stop = world.processes[slot.process as usize].stop_requested && !slot.pollers.is_empty();
         // A process that was asked to stop is not left asleep by the request that came before the sleep.
+        slot.restless = if busy || !wakes.ready() { 0 } else { slot.restless + 1 };
+        if slot.restless > RESTLESS_MAX {
+            let what =
+                format!("core {core} cannot sleep: what its pollers armed is there, and none takes it");
+            world.fail(Judged::SPIN, what);
+            return Slept::Died;
+        }
+        let slot = &mut world.cores[core as usize];
         if busy
-            || due
             || wakes.ready()
             || slot.woken
             || !slot.constructors.is_empty()
             || (stop && slot.sleep_after_stop())
         {
             return Slept::Awake;
+        }
+        if let Some(due) = until.filter(|until| *until <= world.now) {
+            return Slept::Due(due);
         }
         slot.asleep = true;
         if let Some(until) = until {

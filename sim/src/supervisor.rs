@@ -11,6 +11,7 @@ use crate::plan::{GuestPlan, Plan};
 use crate::process;
 use crate::record::Eye;
 use crate::rng::Rng;
+use crate::run::drive_name;
 use crate::scenario::BdevKind;
 use crate::scheduler;
 use crate::vmm::message::feature;
@@ -18,6 +19,7 @@ use crate::vmm::{SharedVmm, Task};
 use crate::world::{self, Judged, Model, Program, Step};
 use runtime::Instant;
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// Shortest and longest time between two looks.
@@ -37,6 +39,8 @@ const LOAD_STEP: u64 = 64;
 const PLUG_NS_MAX: u64 = 500_000;
 /// Time after which guest memory is mapped for drives in a world that is mended.
 const CALM_NS: u64 = 3_000_000;
+/// The same where mappings were refused: the target tries them again each second.
+const CALM_AFTER_REFUSALS_NS: u64 = 2_500_000_000;
 /// Longest time for which a drive that was pulled out stays away.
 const AWAY_NS_MAX: u64 = 3_000_000_000;
 /// Number of the stream that the supervisor draws from.
@@ -78,8 +82,8 @@ pub struct Guest {
     pub plan: GuestPlan,
     /// Its disk, if it has one.
     pub disk: Option<u32>,
-    /// The drive that the disk is a namespace of.
-    pub drive: Option<u32>,
+    /// The drive that the disk is a namespace of, and its identifier.
+    pub drive: Option<(u32, u32)>,
     /// Name of its bdev.
     pub bdev: String,
     stage: Stage,
@@ -168,7 +172,7 @@ impl Guest {
         eye: Eye,
         plan: GuestPlan,
         disk: Option<u32>,
-        drive: Option<u32>,
+        drive: Option<(u32, u32)>,
         bdev: String,
     ) -> Self {
         let (resets, plugs) = (Vec::new(), Vec::new());
@@ -539,8 +543,8 @@ impl Supervisor {
         let now = world::with(|world| world.disk_content(disk).len() as u64 / 512);
         let block = u64::from(guest.plan.block_sectors());
         let then = (now + sectors).min(guest.plan.sectors_max) / block * block;
-        if let Some(drive) = guest.drive {
-            world::with(|world| world.change_namespace(drive, 1, then / block, true));
+        if let Some((drive, nsid)) = guest.drive {
+            world::with(|world| world.change_namespace(drive, nsid, then / block, true));
             tell(|| format!("guest {at}: the namespace grows from {now} to {then} sectors"));
             return;
         }
@@ -607,8 +611,7 @@ impl Supervisor {
     /// was judged.
     fn judge_copies(&mut self) -> bool {
         let (before, asked) = self.copies;
-        let unmapped = world::with(|world| world.faults().count(FaultKind::NoMappings) > 0);
-        if self.drives.is_empty() || unmapped {
+        if self.drives.is_empty() {
             return true;
         }
         if !asked {
@@ -651,7 +654,9 @@ impl Supervisor {
                 if !self.drives_operator().borrow().is_mended() || !settled {
                     return false;
                 }
-                let calm_at = *self.calm_at.get_or_insert(Instant(now.0 + CALM_NS));
+                let refused = world::with(|world| world.faults().count(FaultKind::NoMappings) > 0);
+                let calm_ns = if refused { CALM_AFTER_REFUSALS_NS } else { CALM_NS };
+                let calm_at = *self.calm_at.get_or_insert(Instant(now.0 + calm_ns));
                 if now < calm_at {
                     // What is known of copies is of before.
                     self.drives_operator().borrow_mut().count_copies();
@@ -739,8 +744,12 @@ impl Supervisor {
         if !world::with(|world| world.faults().struck().iter().any(crate::faults::Fault::betrays)) {
             return;
         }
-        for at in (0..self.guests.len()).filter(|at| self.guests[*at].drive.is_some()) {
-            self.drives_operator().borrow_mut().ask_first(Call::ResetDrive(format!("Nvme{at}")));
+        let owners: BTreeSet<usize> = (0..self.guests.len())
+            .filter_map(|at| self.plan.namespace_of(at))
+            .map(|(owner, _)| owner)
+            .collect();
+        for owner in owners {
+            self.drives_operator().borrow_mut().ask_first(Call::ResetDrive(drive_name(owner)));
         }
     }
 

@@ -440,6 +440,20 @@ points! {
             /// An NVMe controller is let go.
             NvmeClosed = "nvme-closed", never: "told to channels, which is no failure of the controller";
         }
+        "nvme", "nvme/driver/controller/queues.rs" {
+            /// Channels of several cores run on queues of one NVMe controller.
+            NvmeSeveralCores = "nvme-several-cores";
+            /// A channel waits for a queue that one which is gone has still.
+            NvmeQueueNotFree = "nvme-queue-not-free";
+            /// Memory for an NVMe queue cannot be mapped; it is tried again.
+            NvmeQueueNotMapped = "nvme-queue-not-mapped";
+            /// The same, too often: requests fail until there is a queue.
+            NvmeQueueRefused = "nvme-queue-refused";
+        }
+        "nvme", "nvme/driver/controller/ladder.rs" {
+            /// Queues of several cores are stopped before an NVMe controller is reset.
+            NvmeCoresQuieted = "nvme-cores-quieted";
+        }
         "nvme", "nvme/driver/channel.rs" {
             /// An NVMe command failed for now, and is tried again after a pause.
             NvmeRetried = "nvme-retried";

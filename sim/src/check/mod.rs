@@ -24,7 +24,7 @@
 //! | `memory` (`memory`, `disk`, `dma`) | nothing that was unmapped is touched |
 //! | `fence` (`disk`) | no operation goes to a file whose lock is not held |
 //! | `target` (`supervisor`, `process`) | a life begins, and ends only when it is asked to |
-//! | `spin` (`world`) | a poll comes back |
+//! | `spin` (`world`) | a poll comes back, and a core with nothing to do can sleep |
 //! | `coverage` (`run`) | the run did as much as the scenario asks for |
 
 pub mod buffers;

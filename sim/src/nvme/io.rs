@@ -55,6 +55,8 @@ pub(super) struct Flight {
     torn: Option<usize>,
     /// Writes that a flush covers.
     covers: u64,
+    /// It has ended, and its entry comes once more.
+    echoes: bool,
     work: Work,
 }
 
@@ -86,8 +88,8 @@ impl Controller {
     /// A command was fetched.
     pub(super) fn take_command(&mut self, world: &mut World, queue: u16, command: Command) {
         let id = command.id;
-        let is_taken = self.flights.values().any(|flight| (flight.queue, flight.command.id) == (queue, id))
-            || queue == 0 && self.events.requests.contains(&id);
+        let is_it = |flight: &Flight| !flight.echoes && (flight.queue, flight.command.id) == (queue, id);
+        let is_taken = self.flights.values().any(is_it) || queue == 0 && self.events.requests.contains(&id);
         if is_taken {
             self.complete(world, queue, id, Status::COMMAND_ID_CONFLICT.with_dnr(1), 0);
             return;
@@ -106,6 +108,7 @@ impl Controller {
             status: Status::SUCCESS,
             torn: None,
             covers: 0,
+            echoes: false,
             work: Work::Finish(0),
         };
         match begun {
@@ -119,6 +122,33 @@ impl Controller {
         }
         self.flights.insert(self.fetched, flight);
         self.fetched += 1;
+    }
+
+    /// The entry of a command that ends now comes once more, so many nanoseconds later.
+    pub(super) fn echo(&mut self, world: &World, queue: u16, id: u16, status: Status, after_ns: u64) {
+        let flight = Flight {
+            queue,
+            command: Command { id, ..Command::default() },
+            at: Instant(world.now.0 + after_ns),
+            held: false,
+            orphaned: false,
+            status,
+            torn: None,
+            covers: 0,
+            echoes: true,
+            work: Work::Finish(0),
+        };
+        self.flights.insert(self.fetched, flight);
+        self.fetched += 1;
+    }
+
+    /// The memory that commands under way have still to read or write: device addresses, with lengths.
+    pub(super) fn memory_to_come(&self) -> Vec<(u64, u64)> {
+        let pieces = self.flights.values().flat_map(|flight| match &flight.work {
+            Work::Gather { pieces, .. } | Work::Scatter { pieces, .. } => pieces.as_slice(),
+            _ => &[],
+        });
+        pieces.filter(|piece| !piece.bucket).map(|piece| (piece.address, piece.len)).collect()
     }
 
     /// Judges an I/O command, and says what it does first.
@@ -269,7 +299,7 @@ impl Controller {
         }
         let overtakes = self.flights.values().next().is_some_and(|oldest| {
             // The oldest that is still under way was fetched earlier, if it is of the same queue and not held back by order.
-            oldest.queue == flight.queue && oldest.queue > 0
+            oldest.queue == flight.queue && oldest.queue > 0 && !oldest.echoes && !flight.echoes
         });
         world.nvme_counts(self.drive).overtaken += u64::from(overtakes);
         self.complete(world, flight.queue, flight.command.id, flight.status, result);

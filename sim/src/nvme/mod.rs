@@ -332,6 +332,10 @@ impl Device for Controller {
         Step::Worked
     }
 
+    fn memory_to_come(&self) -> Vec<(u64, u64)> {
+        Self::memory_to_come(self)
+    }
+
     fn reset(&mut self, world: &mut World) {
         world.nvme_counts(self.drive).resets.1 += 1;
         self.forget(world);

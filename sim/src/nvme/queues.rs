@@ -12,6 +12,8 @@ use std::collections::VecDeque;
 
 /// Longest time between the two halves of an entry, in nanoseconds.
 const HALVES_NS_MAX: u64 = 20_000;
+/// Longest time after an entry at which it comes once more. A driver's identifiers are not used again within it.
+const ECHO_NS_MAX: u64 = 100_000;
 /// Longest time that a stuck queue stays stuck when nobody does anything about it: as long as the faults last.
 pub(super) const LOOK_HEALED_NS: u64 = 1_000_000;
 
@@ -168,14 +170,23 @@ impl Controller {
     /// A command of a queue has ended.
     pub(super) fn complete(&mut self, world: &mut World, queue: u16, id: u16, status: Status, result: u32) {
         let Some(slot) = self.submissions.get(&queue) else { return };
-        let Some(completions) = self.completions.get_mut(&slot.completions) else { return };
-        let right =
-            Completion { result, result_high: 0, sq_head: slot.head, sq_id: queue, id, status, phase: false };
+        let (sq_head, its) = (slot.head, slot.completions);
+        if !self.completions.contains_key(&its) {
+            return;
+        }
+        let right = Completion { result, result_high: 0, sq_head, sq_id: queue, id, status, phase: false };
         let mut entry = Pending { completion: right, unseen: false };
         let wrong = world.faults.strike(FaultKind::NvmeBadCompletion, |rng| rng.word());
+        let comes_later =
+            |wrong: u64| wrong & (bad_completion::MASK | bad_completion::LATER) == bad_completion::LATER;
+        if let Some(wrong) = wrong.filter(|wrong| comes_later(*wrong)) {
+            self.echo(world, queue, id, status, (wrong >> 8) % ECHO_NS_MAX);
+        }
+        let Some(completions) = self.completions.get_mut(&its) else { return };
         if let Some(wrong) = wrong {
             let word = wrong >> 8;
             match wrong & bad_completion::MASK {
+                bad_completion::TWICE if comes_later(wrong) => {}
                 bad_completion::TWICE => completions.pending.push_back(entry),
                 bad_completion::COMMAND => entry.completion.id = word as u16,
                 bad_completion::QUEUE => entry.completion.sq_id = word as u16,

@@ -18,6 +18,7 @@ pub(super) const KNOBS: &[Knob] = &[
     |case| world(case, |plan| plan.changes = 0),
     |case| world(case, |plan| plan.churn = 0),
     |case| guests(case, |guest| guest.image = false),
+    |case| guests(case, |guest| guest.shares_drive = false),
     |case| world(case, one_target),
     |case| world(case, |plan| plan.apart = false),
     |case| guests(case, |guest| guest.workload.requests = drawn_requests(guest, guest.workload.requests / 2)),

@@ -90,7 +90,9 @@ impl Questions {
                     return Some(Err(no_drive(name)));
                 }
                 let wanted = |entry: &&drives::Entry<P>| {
-                    entry.kept && name.as_ref().is_none_or(|name| *name == entry.config.name)
+                    // One that is let go because the target stops is still configured.
+                    inventory.config.drives.contains(&entry.config)
+                        && name.as_ref().is_none_or(|name| *name == entry.config.name)
                 };
                 Ok(inventory.drives.iter().filter(wanted).map(drive).collect::<Vec<_>>().into())
             }

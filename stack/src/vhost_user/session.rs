@@ -723,6 +723,10 @@ impl<P: Platform> Session<P> {
 
     /// The earliest moment at which the session wants to be polled though nothing changed.
     pub(super) fn wake_at(&self, device: &BlkDevice<P>) -> Option<Instant> {
+        if self.ending.is_some() {
+            // Nothing but the device's work goes on.
+            return device.wake_at();
+        }
         let change = self.backend.is_changed() && device.running() > 0;
         let change = change.then(|| self.last_message.after(CONFIG_CHANGE_QUIET)).filter(|at| *at > self.now);
         let stuck = (!self.connection.is_flushed()).then(|| self.now.after(SEND_RETRY));
@@ -736,9 +740,13 @@ impl<P: Platform> Session<P> {
     pub(super) fn arm(&mut self, device: &mut BlkDevice<P>, wakes: &mut P::Wakes) -> bool {
         let any = device.arm(wakes);
         self.ring_log(device);
+        if self.ending.is_some() {
+            // What else has come is taken when nothing is in flight; it would only end every sleep at once.
+            return any;
+        }
         // While a message waits, or a reply does not go out, nothing is received; a socket with something to receive
-        // would only end every sleep at once.
-        if self.pending.is_none() && self.ending.is_none() && self.connection.is_flushed() {
+        // would do the same.
+        if self.pending.is_none() && self.connection.is_flushed() {
             wakes.stream(self.connection.stream(), Interest::Receive);
         }
         self.backend.arm(wakes);

@@ -139,6 +139,8 @@ enum Stage {
     Running,
     /// The queue is of no more use; the controller was told, and will say what comes next.
     Halted,
+    /// There is no queue, and none was to be had for long. Requests fail until there is one.
+    Refused,
     /// There will be no queue.
     Failed,
 }
@@ -238,7 +240,7 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
             Operation::Deallocate => self.limits.deallocate_max == 0 || len == 0,
             _ => len == 0,
         };
-        if self.stage == Stage::Failed {
+        if matches!(self.stage, Stage::Refused | Stage::Failed) {
             return self.end_piece(token, Err(IoFailure::Device));
         }
         if nothing {
@@ -599,7 +601,8 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
                     }
                     self.unsent.push_back(ToController::Quiet { channel: self.id });
                 }
-                ToChannel::Fail(why) => self.fail(&why),
+                ToChannel::Refuse(why) => self.fail(&why, Stage::Refused),
+                ToChannel::Fail(why) => self.fail(&why, Stage::Failed),
             }
         }
         heard
@@ -648,13 +651,13 @@ impl<P: Platform, X: PciOf<P>> IoChannel<P, X> {
         self.issue_waiting(now);
     }
 
-    /// Everything fails, now and from now on.
+    /// Everything fails, now and for as long as it is in this stage.
     #[cold]
-    fn fail(&mut self, why: &Failure) {
+    fn fail(&mut self, why: &Failure, stage: Stage) {
         Reached::NvmeChannelFailed.mark::<P::Window>();
-        tracing::warn!(channel = self.id.0, %why, "an NVMe channel has lost its controller");
+        tracing::warn!(channel = self.id.0, %why, "an NVMe channel has no queue: its requests fail");
         self.forget_queue();
-        self.stage = Stage::Failed;
+        self.stage = stage;
         let flights: Vec<Piece> = self.commands.drain().map(|flight| flight.piece).collect();
         let paused: Vec<Piece> = self.paused.drain(..).map(|(_, piece)| piece).collect();
         let waiting: Vec<Piece> = self.waiting.drain(..).collect();

@@ -65,6 +65,8 @@ pub(super) enum ToChannel<P: Platform, X: PciOf<P>> {
     Start(Box<Queue<P, X>>),
     /// Be quiet, and say so.
     BeQuiet,
+    /// There is no queue, and none to be had soon: what waits fails, and what comes, until there is one after all.
+    Refuse(Failure),
     /// There is no queue any more, and there will be none. What was out is harmless.
     Fail(Failure),
 }

@@ -7,6 +7,7 @@ use super::super::messages::ToChannel;
 use super::{Controller, Phase, Report, Rung, Stage, Then};
 use crate::events::Kind;
 use crate::nvme::bits::{Configuration, register};
+use crate::reached::Reached;
 use alloc::vec::Vec;
 use core::time::Duration;
 use runtime::{Instant, PciFunction, Platform, Registers};
@@ -49,9 +50,13 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
 
     /// Tells every channel that runs to be quiet; what comes then, comes when all are.
     pub(super) fn quiet(&mut self, then: Then) {
+        let mut core = None;
         for remote in &mut self.remotes {
             match remote.stage {
                 Stage::Running => {
+                    if *core.get_or_insert(remote.core) != remote.core {
+                        Reached::NvmeCoresQuieted.mark::<P::Window>();
+                    }
                     remote.stage = Stage::Quieting;
                     remote.tell(ToChannel::BeQuiet);
                 }

@@ -31,7 +31,7 @@ use alloc::vec::Vec;
 use core::cell::Cell;
 use core::time::Duration;
 use runtime::{
-    Event, Instant, Job, Notifier, PciAddress, Platform, Poll, Receiver, Registers, Sender, Wakes,
+    CoreId, Event, Instant, Job, Notifier, PciAddress, Platform, Poll, Receiver, Registers, Sender, Wakes,
 };
 
 /// How often registers are looked at while something is awaited in them.
@@ -150,6 +150,7 @@ enum Stage<P: Platform, X: PciOf<P>> {
 /// A channel as the controller sees it.
 struct Remote<P: Platform, X: PciOf<P>> {
     id: ChannelId,
+    core: CoreId,
     nsid: u32,
     to: P::Sender<ToChannel<P, X>>,
     /// Its queue, once it has one.
@@ -377,12 +378,13 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
             Phase::Vectors(job) => wakes.job(job),
             Phase::ResettingFunction(job) => wakes.job(job),
             Phase::Releasing(job) => wakes.job(job),
+            // Elsewhere nobody takes them; one that has ended would end every sleep at once.
+            Phase::Running => self.remotes.iter().for_each(|remote| {
+                if let Stage::Mapping(job) = &remote.stage {
+                    wakes.job(job);
+                }
+            }),
             _ => {}
-        }
-        for remote in &self.remotes {
-            if let Stage::Mapping(job) = &remote.stage {
-                wakes.job(job);
-            }
         }
         Poll::Idle { until: self.until(now) }
     }

@@ -11,12 +11,13 @@ use super::super::transfer::LIST_LEN;
 use super::super::{PciOf, RegistersOf};
 use super::{Controller, Phase, QueueSlot, Remote, Stage};
 use crate::nvme::bits::{Command, PAGE, doorbell};
+use crate::reached::Reached;
 use alloc::boxed::Box;
 use core::time::Duration;
 use runtime::{Instant, Job, Platform, Sender, Window};
 
-/// When memory for a queue that could not be mapped is tried again, and how often before its channel fails: what stands in
-/// the way (the limit of locked memory) may go with whoever locked it, and requests wait meanwhile.
+/// When memory for a queue that could not be mapped is tried again, and how often before its channel's requests fail: what
+/// stands in the way (the limit of locked memory) may go with whoever locked it, and requests wait meanwhile.
 const MAP_RETRY: Duration = Duration::from_millis(100);
 const MAP_TRIES: u8 = 50;
 
@@ -40,6 +41,7 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
                 } else {
                     self.remotes.push(Remote {
                         id: channel,
+                        core,
                         nsid,
                         to,
                         queue: None,
@@ -96,7 +98,11 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
         let mut worked = false;
         for at in 0..self.remotes.len() {
             let unassigned = matches!(self.remotes[at].stage, Stage::Unassigned);
-            if unassigned && (now < self.remotes[at].retry_at || self.frees_a_queue()) {
+            if unassigned && self.frees_a_queue() {
+                Reached::NvmeQueueNotFree.mark::<P::Window>();
+                continue;
+            }
+            if unassigned && now < self.remotes[at].retry_at {
                 continue;
             }
             match &mut self.remotes[at].stage {
@@ -113,14 +119,15 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
                         let remote = &mut self.remotes[at];
                         let queue = remote.queue.take().expect("memory is mapped for a queue");
                         self.queues[usize::from(queue) - 1].taken = false;
-                        if remote.refusals == MAP_TRIES {
-                            self.remotes.swap_remove(at).tell(ToChannel::Fail(why));
-                            return true;
-                        }
                         if remote.refusals == 0 {
                             tracing::warn!(address = %self.address, queue, %why, "a channel waits for its queue");
                         }
-                        remote.refusals += 1;
+                        if remote.refusals == MAP_TRIES {
+                            Reached::NvmeQueueRefused.mark::<P::Window>();
+                            remote.tell(ToChannel::Refuse(why));
+                        }
+                        Reached::NvmeQueueNotMapped.mark::<P::Window>();
+                        remote.refusals = remote.refusals.saturating_add(1);
                         remote.retry_at = now.after(MAP_RETRY);
                         remote.stage = Stage::Unassigned;
                         worked = true;
@@ -252,6 +259,13 @@ impl<P: Platform, X: PciOf<P>> Controller<P, X> {
             limits,
             notifier: self.queues[usize::from(id) - 1].notifier.take(),
         };
+        if self
+            .remotes
+            .iter()
+            .any(|other| matches!(other.stage, Stage::Running) && other.core != self.remotes[at].core)
+        {
+            Reached::NvmeSeveralCores.mark::<P::Window>();
+        }
         let remote = &mut self.remotes[at];
         remote.stage = Stage::Running;
         remote.tell(ToChannel::Start(Box::new(queue)));
