@@ -422,6 +422,7 @@ fn what_the_target_tells_of_itself() {
             json!([
                 { "subsystem": "bdev", "depends_on": [] },
                 { "subsystem": "vhost_blk", "depends_on": ["bdev"] },
+                { "subsystem": "nvmf", "depends_on": ["bdev"] },
             ])
         );
         let config = console.call("framework_get_config", json!({ "name": "bdev", "with_batches": false }));
@@ -443,6 +444,6 @@ fn what_the_target_tells_of_itself() {
         assert_eq!((&channels["name"], &channels["channels"]), (&json!("Null0"), &json!([])));
         console.refused("bdev_get_iostat", json!({ "per_channel": true }), INVALID);
         console.refused("bdev_get_iostat", json!({ "names": ["Null0", "x"] }), NO_SUCH_DEVICE);
-        console.refused("nvmf_create_transport", json!({}), -32601);
+        console.refused("iscsi_create_portal_group", json!({}), -32601);
     });
 }

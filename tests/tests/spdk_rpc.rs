@@ -101,7 +101,7 @@ fn drives_the_target(version: &str) {
         assert!(complaint.contains("vhost.0"), "{complaint}");
         let complaint = client.run(&["bdev_null_delete", "nobody"]).expect_err("no such bdev");
         assert!(complaint.contains("-19"), "{complaint}");
-        let complaint = client.run(&["nvmf_get_subsystems"]).expect_err("not ours");
+        let complaint = client.run(&["iscsi_get_portal_groups"]).expect_err("not ours");
         assert!(complaint.contains("-32601"), "{complaint}");
     }
 

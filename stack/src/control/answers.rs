@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn a_subsystem_that_is_none_is_refused_with_what_there_is() {
-        let error = config(&Config::default(), "nvmf").expect_err("there is none");
-        assert!(error.message.contains("bdev, vhost_blk"), "{}", error.message);
+        let error = config(&Config::default(), "iscsi").expect_err("there is none");
+        assert!(error.message.contains("bdev, vhost_blk, nvmf"), "{}", error.message);
     }
 }

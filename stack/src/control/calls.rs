@@ -8,6 +8,7 @@ use super::config::{
 };
 use super::cpumask;
 use super::error::{METHOD_NOT_FOUND, RpcError, RpcResult};
+use super::nvmf::{self, NvmfChange};
 use super::params::{NAME_MAX, PATH_MAX, Params};
 use crate::block::Reset;
 use alloc::format;
@@ -144,6 +145,15 @@ pub enum Call {
         /// Which one.
         name: String,
     },
+    /// A change of NVMe over Fabrics.
+    Nvmf(NvmfChange),
+    /// `nvmf_get_subsystems`.
+    GetNvmfSubsystems {
+        /// Which one; `None`: all.
+        nqn: Option<String>,
+    },
+    /// `nvmf_get_transports`.
+    GetNvmfTransports,
     /// `framework_get_reactors`.
     GetReactors,
     /// `framework_get_subsystems`.
@@ -175,6 +185,7 @@ impl Call {
                 | Self::ResetDrive { .. }
                 | Self::CreateController(_)
                 | Self::DeleteController { .. }
+                | Self::Nvmf(_)
         )
     }
 }
@@ -207,6 +218,18 @@ const METHODS: &[(&str, Parser)] = &[
     ("framework_get_config", get_config),
     ("framework_get_reactors", |_| Ok(Call::GetReactors)),
     ("framework_get_subsystems", |_| Ok(Call::GetSubsystems)),
+    ("nvmf_create_subsystem", nvmf::create_subsystem),
+    ("nvmf_create_transport", nvmf::create_transport),
+    ("nvmf_delete_subsystem", nvmf::delete_subsystem),
+    ("nvmf_get_subsystems", nvmf::get_subsystems),
+    ("nvmf_get_transports", nvmf::get_transports),
+    ("nvmf_subsystem_add_host", nvmf::add_host),
+    ("nvmf_subsystem_add_listener", nvmf::add_listener),
+    ("nvmf_subsystem_add_ns", nvmf::add_ns),
+    ("nvmf_subsystem_allow_any_host", nvmf::allow_any_host),
+    ("nvmf_subsystem_remove_host", nvmf::remove_host),
+    ("nvmf_subsystem_remove_listener", nvmf::remove_listener),
+    ("nvmf_subsystem_remove_ns", nvmf::remove_ns),
     ("rpc_get_methods", get_methods),
     ("spdk_get_version", |_| Ok(Call::GetVersion)),
     ("vhost_create_blk_controller", controller_create),

@@ -8,6 +8,7 @@
 
 use super::calls::{Call, parse};
 use super::cpumask;
+use super::nvmf::{self, NvmfConfig};
 use crate::block::uuid;
 use alloc::collections::BTreeSet;
 use alloc::format;
@@ -175,6 +176,8 @@ pub struct Config {
     pub bdevs: Vec<BdevConfig>,
     /// The controllers, in order of creation.
     pub controllers: Vec<ControllerConfig>,
+    /// NVMe over Fabrics.
+    pub nvmf: NvmfConfig,
     /// Names of machine memory that may be there and belongs to no bdev: written before the memory is made and before it
     /// is given back, so that a process that dies in between leaves nothing behind for good.
     pub reclaim: BTreeSet<String>,
@@ -199,11 +202,12 @@ impl Config {
         self.drives.iter().find(|drive| drive.owns(bdev))
     }
 
-    /// The names of the controllers on bdevs that `chosen` says yes to.
+    /// The names of the controllers and subsystems on bdevs that `chosen` says yes to.
     #[must_use]
     pub fn users(&self, chosen: impl Fn(&str) -> bool) -> Vec<&str> {
         let users = self.controllers.iter().filter(|controller| chosen(&controller.bdev));
-        users.map(|controller| controller.name.as_str()).collect()
+        let subsystems = self.nvmf.namespaces().filter(|(_, namespace)| chosen(&namespace.bdev));
+        users.map(|controller| controller.name.as_str()).chain(subsystems.map(|(nqn, _)| nqn)).collect()
     }
 
     /// The controller of that name.
@@ -316,6 +320,15 @@ impl Config {
                 }
                 self.controllers.push(controller);
             }
+            Call::Nvmf(change) => {
+                let uuid = |_: &str| None;
+                if let nvmf::NvmfChange::AddNamespace(nqn, namespace) = &change
+                    && !self.users(|bdev| bdev == namespace.bdev).is_empty()
+                {
+                    return Err(format!("bdev {} is in use before subsystem {nqn} has it", namespace.bdev));
+                }
+                change.apply(&mut self.nvmf, uuid).map_err(|error| error.message)?;
+            }
             _ => return Err(format!("{method} makes nothing")),
         }
         Ok(())
@@ -338,11 +351,13 @@ pub enum Subsystem {
     Bdev,
     /// The vhost-user-blk controllers.
     VhostBlk,
+    /// NVMe over Fabrics.
+    Nvmf,
 }
 
 impl Subsystem {
     /// All of them, each after those that it needs.
-    pub const ALL: [Self; 2] = [Self::Bdev, Self::VhostBlk];
+    pub const ALL: [Self; 3] = [Self::Bdev, Self::VhostBlk, Self::Nvmf];
 
     /// SPDK's name for it.
     #[must_use]
@@ -350,6 +365,7 @@ impl Subsystem {
         match self {
             Self::Bdev => "bdev",
             Self::VhostBlk => "vhost_blk",
+            Self::Nvmf => "nvmf",
         }
     }
 
@@ -358,7 +374,7 @@ impl Subsystem {
     pub const fn depends_on(self) -> &'static [&'static str] {
         match self {
             Self::Bdev => &[],
-            Self::VhostBlk => &["bdev"],
+            Self::VhostBlk | Self::Nvmf => &["bdev"],
         }
     }
 
@@ -373,6 +389,7 @@ impl Subsystem {
                 options.into_iter().chain(drives).chain(config.bdevs.iter().map(bdev_call)).collect()
             }
             Self::VhostBlk => config.controllers.iter().map(controller_call).collect(),
+            Self::Nvmf => nvmf::calls(&config.nvmf),
         }
     }
 }
@@ -490,8 +507,38 @@ mod tests {
                 controller("vhost.2", "Nvme0n1", false, None),
             ]
             .into(),
+            nvmf: nvmf(),
             reclaim: [String::from("malloc-x")].into(),
         }
+    }
+
+    fn nvmf() -> NvmfConfig {
+        let namespace = |nsid, bdev: &str, eui64| nvmf::NamespaceConfig {
+            nsid,
+            bdev: bdev.into(),
+            uuid: [nsid as u8; 16],
+            nguid: [0xab; 16],
+            eui64,
+        };
+        let disks = nvmf::SubsystemConfig {
+            nqn: "nqn.2026-11.com.example:disks".into(),
+            serial: "S3RIAL".into(),
+            model: "Reprise".into(),
+            max_namespaces: 5,
+            allow_any_host: true,
+            hosts: ["nqn.2026-11.com.example:host".into()].into(),
+            namespaces: [namespace(2, "disk0", [0; 8]), namespace(5, "disk2", [7; 8])].into(),
+            listeners: ["10.0.0.1:4420", "[::1]:8009"].map(|one| one.parse().expect("an address")).into(),
+        };
+        let empty = nvmf::SubsystemConfig {
+            nqn: "nqn.2026-11.com.example:empty".into(),
+            allow_any_host: false,
+            hosts: BTreeSet::new(),
+            namespaces: Vec::new(),
+            listeners: Vec::new(),
+            ..disks.clone()
+        };
+        NvmfConfig { has_tcp: true, subsystems: [disks, empty].into() }
     }
 
     #[test]
@@ -536,6 +583,16 @@ mod tests {
         assert!(damaged("10000:01:00.0", "0000:3b:00.0").contains("the address of NVMe controller Nvme1"));
         assert!(damaged("\"version\"", "\"verzion\"").contains("no version"));
         assert!(damaged("0x3", "zz").contains("cpumask"));
+        assert!(
+            damaged("\"bdev_name\": \"disk2\"", "\"bdev_name\": \"disk1\"")
+                .contains("in use before subsystem")
+        );
+        assert!(
+            damaged("\"bdev_name\": \"disk2\"", "\"bdev_name\": \"disk0\"")
+                .contains("in use before subsystem")
+        );
+        assert!(damaged("\"nsid\": 5", "\"nsid\": 6").contains("allowed: 1 to 5"));
+        assert!(damaged("nvmf_create_transport", "nvmf_get_transports").contains("makes nothing"));
         assert!(damaged("05050505-", "").contains("instance"));
     }
 }

@@ -8,6 +8,7 @@ pub mod config;
 pub mod cpumask;
 pub mod error;
 pub mod json_rpc;
+pub mod nvmf;
 pub mod params;
 pub mod server;
 pub mod state;

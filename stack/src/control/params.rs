@@ -107,6 +107,15 @@ impl Params {
         names.flatten().map(Some).ok_or_else(|| refused(name, &found, "a list of names"))
     }
 
+    /// An object that must be there, with parameters of its own.
+    pub fn object(&mut self, name: &'static str) -> RpcResult<Self> {
+        match self.take(name) {
+            None => Err(missing(name)),
+            Some(Value::Object(map)) => Ok(Self::new(map)),
+            Some(found) => Err(refused(name, &found, "an object")),
+        }
+    }
+
     /// An identity.
     pub fn uuid(&mut self, name: &'static str) -> RpcResult<Option<[u8; 16]>> {
         let Some(found) = self.take(name) else { return Ok(None) };

@@ -14,10 +14,13 @@ use crate::block::{Bdev, Disk};
 use crate::control::calls::{BdevFamily, Call};
 use crate::control::config::{BdevConfig, BdevKind, Config, ControllerConfig, DriveConfig, NvmeOptions};
 use crate::control::error::{Errno, INVALID_STATE, RpcError, RpcResult};
+use crate::control::nvmf::{NvmfChange, NvmfConfig};
 use crate::events::Kind;
 use crate::nvme::driver::Failure;
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
+use core::net::SocketAddr;
 use runtime::{Directory, ErrorKind, FileOptions, Instant, Job, PciAddress, Platform, Wakes};
 use serde_json::{Value, json};
 
@@ -46,6 +49,10 @@ enum Step<P: Platform> {
     Detach { name: String, answer: RpcResult<Value> },
     /// The end of memory that nobody needs any more.
     Free { name: String, job: P::Job<runtime::Result<()>> },
+    /// NVMe over Fabrics as it shall be, in force; then it is saved. A new listener must have got its address.
+    Serve { number: u64, nvmf: NvmfConfig, listener: Option<SocketAddr>, answer: Value },
+    /// NVMe over Fabrics as it was, in force again, or what is left of a change: then the answer.
+    Served { number: u64, answer: RpcResult<Value> },
     /// Nothing: this is the answer.
     Answer(RpcResult<Value>),
 }
@@ -68,6 +75,8 @@ enum Then<P: Platform> {
     LetGo(String),
     /// Nothing: what was saved is in force.
     Nothing,
+    /// NVMe over Fabrics is in force as it was saved; bdevs that are no namespaces any more are let go.
+    KeepNvmf(Value),
 }
 
 impl<P: Platform> Change<P> {
@@ -86,6 +95,7 @@ impl<P: Platform> Change<P> {
             Call::ResetDrive { name } => reset_drive(inventory, name),
             Call::CreateController(controller) => create_controller(inventory, controller),
             Call::DeleteController { name } => delete_controller(inventory, name),
+            Call::Nvmf(change) => change_nvmf(inventory, change),
             _ => Err(RpcError::new(INVALID_STATE, "not a change")),
         };
         Self(step.unwrap_or_else(|error| Step::Answer(Err(error))))
@@ -121,6 +131,8 @@ impl<P: Platform> Change<P> {
             | Step::Attach { .. }
             | Step::Reset { .. }
             | Step::Detach { .. }
+            | Step::Serve { .. }
+            | Step::Served { .. }
             | Step::Answer(_) => {}
         }
     }
@@ -259,6 +271,7 @@ fn rescan<P: Platform>(inventory: &mut Inventory<P>, family: BdevFamily, name: &
         tracing::info!(bdev = name, before, num_blocks, "the bdev was resized");
         disk.resize(num_blocks);
         inventory.controllers.resized(name);
+        inventory.nvmf_bdev_changed(name);
     }
     Ok(())
 }
@@ -512,6 +525,7 @@ fn go_on<P: Platform>(
                         match then {
                             Then::Keep(name) => end_controller(inventory, name, answer),
                             Then::KeepDrive(name) => let_go(inventory, name, answer),
+                            Then::KeepNvmf(_) => serve_as_before(inventory, answer),
                             Then::Add(Disk::Malloc(disk)) => {
                                 let name = inventory.config.memory_name(&Bdev::<P>::uuid(&*disk));
                                 drop(disk);
@@ -575,7 +589,74 @@ fn go_on<P: Platform>(
                 (Step::Answer(Ok(json!(true))), true)
             }
         },
+        Step::Serve { number, nvmf, listener, answer } => {
+            if !inventory.nvmf.is_settled(number) {
+                return (Step::Serve { number, nvmf, listener, answer }, false);
+            }
+            if let Some((address, error)) =
+                listener.and_then(|address| Some((address, inventory.nvmf.refused(address)?)))
+            {
+                let what = format!("cannot listen at {address}: {error}");
+                let answer = Err(RpcError::errno(Errno::of(error.kind), what));
+                return (serve_as_before(inventory, answer), true);
+            }
+            let mut config = inventory.config.clone();
+            config.nvmf = nvmf;
+            (save(inventory, config, Then::KeepNvmf(answer)), true)
+        }
+        Step::Served { number, answer } => {
+            if !inventory.nvmf.is_settled(number) {
+                return (Step::Served { number, answer }, false);
+            }
+            release_bdevs(inventory);
+            (Step::Answer(answer), true)
+        }
         Step::Answer(answer) => (Step::Answer(answer), true),
+    }
+}
+
+/// Changes NVMe over Fabrics: first in force, then durable, so that what cannot be is refused and leaves nothing.
+fn change_nvmf<P: Platform>(inventory: &mut Inventory<P>, change: NvmfChange) -> RpcResult<Step<P>> {
+    let mut nvmf = inventory.config.nvmf.clone();
+    let mut listener = None;
+    match &change {
+        NvmfChange::AddNamespace(nqn, namespace) => {
+            let bdev = &namespace.bdev;
+            inventory.bdev(bdev)?;
+            let holders = inventory.registry.holders(bdev);
+            if let Some(holder) = holders.iter().find(|holder| *holder != nqn) {
+                return Err(RpcError::errno(Errno::Busy, format!("bdev {bdev} is in use by {holder}")));
+            }
+        }
+        NvmfChange::AddListener(_, address) => listener = Some(*address),
+        _ => {}
+    }
+    let uuid = |name: &str| inventory.registry.get(name).map(|disk| disk.bdev().uuid());
+    let answer = change.apply(&mut nvmf, uuid)?;
+    let number = inventory.want_nvmf(&nvmf);
+    Ok(Step::Serve { number, nvmf, listener, answer })
+}
+
+/// A change of NVMe over Fabrics was not made: what was there before is in force again before the answer.
+fn serve_as_before<P: Platform>(inventory: &mut Inventory<P>, answer: RpcResult<Value>) -> Step<P> {
+    let nvmf = inventory.config.nvmf.clone();
+    Step::Served { number: inventory.want_nvmf(&nvmf), answer }
+}
+
+/// Lets bdevs go that a subsystem had and has no more.
+fn release_bdevs<P: Platform>(inventory: &mut Inventory<P>) {
+    let names = inventory.registry.iter().map(|disk| String::from(disk.bdev().name())).collect::<Vec<_>>();
+    for name in names {
+        for holder in inventory.registry.holders(&name) {
+            let is_controller = inventory.config.controller(&holder).is_some()
+                || inventory.controllers.get(&holder).is_some();
+            let mut namespaces = inventory.config.nvmf.namespaces();
+            let is_used = namespaces.any(|(nqn, namespace)| nqn == holder && namespace.bdev == name);
+            drop(namespaces);
+            if !is_controller && !is_used {
+                inventory.registry.release(&name, &holder);
+            }
+        }
     }
 }
 
@@ -643,6 +724,7 @@ fn apply<P: Platform>(inventory: &mut Inventory<P>, then: Then<P>) -> Step<P> {
                 disk.resize(num_blocks);
             }
             inventory.controllers.resized(&name);
+            inventory.nvmf_bdev_changed(&name);
             Step::Answer(Ok(json!(true)))
         }
         Then::Keep(name) => match inventory.controllers.get(&name).map(|entry| &entry.standing) {
@@ -668,5 +750,9 @@ fn apply<P: Platform>(inventory: &mut Inventory<P>, then: Then<P>) -> Step<P> {
         }
         Then::LetGo(name) => let_go(inventory, name, Ok(json!(true))),
         Then::Nothing => Step::Answer(Ok(json!(true))),
+        Then::KeepNvmf(answer) => {
+            release_bdevs(inventory);
+            Step::Answer(Ok(answer))
+        }
     }
 }

@@ -3,6 +3,7 @@
 use super::Options;
 use super::controllers::{Controllers, Standing};
 use super::drives::{Change, Drives, Entry};
+use super::nvmf::Nvmf;
 use super::pending::Pending;
 use crate::block::{ClaimRefused, Disk, FileBdev, FileParameters, MallocBdev, NullBdev, Registry};
 use crate::control::config::{BdevConfig, BdevKind, Config, ControllerConfig};
@@ -32,6 +33,8 @@ pub(super) struct Inventory<P: Platform> {
     pub(super) controllers: Controllers<P>,
     /// The NVMe controllers that are wanted, there or not.
     pub(super) drives: Drives<P>,
+    /// What is served over NVMe/TCP.
+    pub(super) nvmf: Nvmf<P>,
 }
 
 /// What [`Inventory::begin_save`] gives: the state directory comes back with the outcome.
@@ -180,6 +183,7 @@ impl<P: Platform> Inventory<P> {
 
     /// Starts the controllers of a bdev that has just come.
     pub(super) fn start_controllers_on(&mut self, bdev: &str) {
+        self.nvmf_bdev_changed(bdev);
         let waiting = self.controllers.iter().filter(|entry| entry.config.bdev == bdev);
         let waiting = waiting.filter(|entry| matches!(entry.standing, Standing::Waiting(..)));
         let names = waiting.map(|entry| entry.config.name.clone()).collect::<Vec<_>>();
@@ -218,10 +222,12 @@ impl<P: Platform> Inventory<P> {
                     let holders = self.registry.holders(&name);
                     tracing::warn!(bdev = %name, ?holders, "the bdev is gone");
                     drop(self.registry.remove_gone(&name));
+                    self.nvmf_bdev_changed(&name);
                 }
                 Change::Resized(name) => {
                     tracing::info!(bdev = %name, "the bdev was resized");
                     self.controllers.resized(&name);
+                    self.nvmf_bdev_changed(&name);
                 }
             }
         }

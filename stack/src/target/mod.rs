@@ -10,6 +10,7 @@ mod change;
 mod controllers;
 mod drives;
 mod inventory;
+mod nvmf;
 mod opening;
 mod pending;
 mod questions;
@@ -191,6 +192,7 @@ impl<P: Platform> Running<P> {
             pending: Pending::new(&config.bdevs),
             controllers: Controllers::new(&platform, options.in_band_notifications),
             drives: Drives::new(&platform, &config.drives, &config.nvme_options),
+            nvmf: nvmf::Nvmf::default(),
             registry: Registry::default(),
             state: Some(state),
             platform,
@@ -239,6 +241,7 @@ impl<P: Platform> Running<P> {
         self.heard.clear();
         let mut worked = self.inventory.controllers.poll(&mut self.told);
         worked |= self.inventory.drives.poll(now, &mut self.heard);
+        worked |= self.inventory.nvmf.poll(now);
         if !worked && self.is_quiet(now) {
             let mut until = self.until;
             earlier(&mut until, self.server.is_some().then_some(self.look_at));
@@ -262,6 +265,10 @@ impl<P: Platform> Running<P> {
         worked |= self.poll_change(now, &mut until);
         worked |= self.inventory.settle_drives();
         worked |= self.settle_controllers(now, &mut until);
+        if self.stopping.is_none() && self.change.is_none() && self.inventory.nvmf.take_retry(now) {
+            self.inventory.serve_nvmf();
+            worked = true;
+        }
         let mut answers = Vec::new();
         worked |= self.questions.poll(&self.inventory, now, &self.told, &self.heard, &mut answers);
         for (connection, answer) in answers {
@@ -277,6 +284,7 @@ impl<P: Platform> Running<P> {
         }
         earlier(&mut until, self.inventory.controllers.wake_at(now));
         earlier(&mut until, self.inventory.drives.wake_at(now));
+        earlier(&mut until, self.inventory.nvmf.wake_at(now));
         earlier(&mut until, self.questions.wake_at());
         self.until = until;
         self.worked = worked;
@@ -369,6 +377,14 @@ impl<P: Platform> Running<P> {
         if !self.reclaiming.is_empty()
             || self.inventory.controllers.iter().any(|entry| entry.standing == Standing::Starting)
         {
+            return false;
+        }
+        // Hosts come back as soon as somebody listens, and must find the namespaces that they know.
+        if !self.inventory.nvmf.was_told() {
+            self.inventory.serve_nvmf();
+            return true;
+        }
+        if !self.inventory.nvmf.is_quiet() {
             return false;
         }
         let Options { rpc_socket, rpc_socket_options, .. } = &self.inventory.options;
@@ -469,7 +485,8 @@ impl<P: Platform> Running<P> {
                 }
             }
         }
-        if !self.inventory.controllers.all_gone() || !self.inventory.drives.close_all() {
+        let nvmf_is_gone = self.inventory.nvmf.stop();
+        if !self.inventory.controllers.all_gone() || !nvmf_is_gone || !self.inventory.drives.close_all() {
             return Ok(worked);
         }
         if let Some(failure) = self.failure.take() {
@@ -494,6 +511,7 @@ impl<P: Platform> Running<P> {
         self.was_armed = true;
         self.inventory.controllers.arm(wakes);
         self.inventory.drives.arm(wakes);
+        self.inventory.nvmf.arm(wakes);
         self.inventory.pending.arm(wakes);
         for job in &self.reclaiming {
             wakes.job(job);

@@ -9,6 +9,7 @@ use crate::block::Disk;
 use crate::control::answers::{self, ControllerView};
 use crate::control::calls::Call;
 use crate::control::error::{Errno, RpcError, RpcResult};
+use crate::control::nvmf;
 use crate::control::server::ConnectionId;
 use crate::nvme::bits::{Health, Status};
 use alloc::collections::BTreeMap;
@@ -108,6 +109,8 @@ impl Questions {
                 self.waiting.push(Question { from, until, what: Waiting::Health(name) });
                 return None;
             }
+            Call::GetNvmfSubsystems { nqn } => nvmf::subsystems(&inventory.config.nvmf, nqn.as_deref()),
+            Call::GetNvmfTransports => Ok(nvmf::transports(&inventory.config.nvmf)),
             Call::GetReactors => {
                 let reactors = inventory.platform.reactors();
                 let threads = reactors.iter().map(|reactor| {
@@ -129,7 +132,8 @@ impl Questions {
             | Call::DetachDrive { .. }
             | Call::ResetDrive { .. }
             | Call::CreateController(_)
-            | Call::DeleteController { .. } => unreachable!("changes are made, not asked"),
+            | Call::DeleteController { .. }
+            | Call::Nvmf(_) => unreachable!("changes are made, not asked"),
         })
     }
 
