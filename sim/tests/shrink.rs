@@ -64,7 +64,9 @@ fn what_does_not_matter_goes_and_the_same_checker_fails() {
     let shrunk = shrink(&case, |progress| last = progress.tried).expect("it fails");
     assert_eq!(last, shrunk.tried, "each world tried is shown");
     assert!(shrunk.from.operations > 400 && shrunk.to.operations <= 2, "{shrunk:?}");
-    assert!(matches!(&shrunk.to.faults[..], [fault] if fault.kind == FaultKind::DiskSlow), "{shrunk:?}");
+    // With one that is a little shorter than the bound another fault may have to come.
+    let slow = shrunk.to.faults.iter().filter(|fault| fault.kind == FaultKind::DiskSlow).count();
+    assert!(slow == 1 && shrunk.to.faults.len() <= 2, "{shrunk:?}");
     let plan = &shrunk.to.plan;
     assert_eq!((plan.cores, plan.guests.len(), plan.guests[0].queues), (1, 1, 1));
     assert_eq!(shrunk.to.run().failure.expect("it still fails").checker, "stuck");

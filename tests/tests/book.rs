@@ -12,8 +12,11 @@ fn docs() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").join("docs")
 }
 
+/// What comes before the commands of a page: the first that fails ends the script, and all that it has started.
+const PRELUDE: &str = "set -euo pipefail\ntrap 'kill -9 $(jobs -p) 2>/dev/null || true' EXIT\n";
+
 fn script_of(page: &str) -> String {
-    let mut script = String::from("set -euo pipefail\n");
+    let mut script = String::from(PRELUDE);
     let mut inside = false;
     for line in page.lines() {
         match (inside, line.trim_end()) {
@@ -32,7 +35,7 @@ fn script_of(page: &str) -> String {
 fn run_page(path: &Path) {
     let page = std::fs::read_to_string(path).expect("a page");
     let script = script_of(&page);
-    if script.lines().count() == 1 {
+    if script == PRELUDE {
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
@@ -134,5 +137,5 @@ fn the_page_of_calls_has_every_method_with_every_parameter() {
 #[test]
 fn only_marked_blocks_are_run() {
     let page = "text\n```sh\ntrue\n```\n```text\nfalse\n```\n    false\n";
-    assert_eq!(script_of(page), "set -euo pipefail\ntrue\n");
+    assert_eq!(script_of(page), format!("{PRELUDE}true\n"));
 }
