@@ -232,7 +232,7 @@ pub fn points_amiss(totals: &Totals, scenarios: &[Named]) -> Vec<String> {
         let (name, about) = (point.name(), point.about());
         format!("the point `{name}` was never reached: {about}")
     });
-    let unforeseen = totals.unforeseen().into_iter().map(|point| {
+    let unforeseen = totals.unforeseen.iter().map(|point| {
         format!("the point `{}` was reached, and the list says that no scenario does", point.name())
     });
     never.chain(unforeseen).collect()

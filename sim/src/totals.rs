@@ -3,7 +3,7 @@
 
 use crate::catalog::Named;
 use crate::check::due::{due, due_of_any};
-use crate::faults::FaultKind;
+use crate::faults::{Fault, FaultKind};
 use crate::plan::Plan;
 use crate::report::Outcome;
 use crate::scenario::{Scenario, Switch};
@@ -34,6 +34,8 @@ pub struct Totals {
     pub checks: BTreeMap<(String, &'static str), u64>,
     /// How often each point of the stack was reached, and in how many runs.
     pub reached: BTreeMap<Reached, Count>,
+    /// The points that were reached, by drives that say the truth, though the list says that no scenario does: it is wrong.
+    pub unforeseen: BTreeSet<Reached>,
     /// Which faults were on, by scenario.
     pub swarms: BTreeMap<String, Swarm>,
 }
@@ -87,6 +89,11 @@ impl Totals {
             let sum = self.reached.entry(*point).or_default();
             (sum.times, sum.runs) = (sum.times + count, sum.runs + 1);
         }
+        // A drive that lies may lead anywhere, to a place that is no more on its disk for one.
+        if !outcome.faults.iter().any(Fault::betrays) {
+            let nobody = |point: &Reached| matches!(point.by(), By::Nobody(_));
+            self.unforeseen.extend(outcome.reached.iter().map(|(point, _)| *point).filter(nobody));
+        }
         let swarm = self.swarms.entry(scenario.to_owned()).or_default();
         swarm.runs += 1;
         for kind in plan.faults.keys() {
@@ -105,12 +112,6 @@ impl Totals {
             .copied()
             .filter(|point| wanted(point) && !self.reached.contains_key(point))
             .collect()
-    }
-
-    /// The points that were reached though the list says that no scenario does: the list is wrong.
-    #[must_use]
-    pub fn unforeseen(&self) -> Vec<Reached> {
-        self.reached.keys().copied().filter(|point| matches!(point.by(), By::Nobody(_))).collect()
     }
 
     /// What a sweep should have exercised and did not: kinds of fault that are on and never struck, checkers that are due

@@ -280,7 +280,7 @@ points! {
         }
         "vhost", "block/mod.rs" {
             /// An I/O fails: it lies outside of its bdev.
-            IoOutOfRange = "io-out-of-range", never: "a device checks requests by the bdev's size, and the simulator's disks only grow";
+            IoOutOfRange = "io-out-of-range", never: "a device checks requests by the bdev's size, and disks only grow, but for drives that lie";
             /// An I/O fails: the bdev cannot do it.
             IoUnsupported = "io-unsupported", never: "a bdev over a file or memory does everything that is offered to drivers";
             /// An I/O fails: the bdev is read-only.
