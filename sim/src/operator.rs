@@ -166,6 +166,12 @@ impl Call {
     }
 }
 
+/// How often a small file failed, or found no room: what is taken back after the one may meet the other.
+fn medium_failures() -> u64 {
+    let kinds = [FaultKind::FileError, FaultKind::NoSpace];
+    world::with(|world| kinds.iter().map(|kind| world.faults().count(*kind)).sum())
+}
+
 /// What a listing shows of a controller.
 fn controller(bdev: &str, packed: bool) -> String {
     format!("on {bdev}{}", if packed { ", packed rings" } else { "" })
@@ -230,8 +236,8 @@ pub struct Operator {
     mended: bool,
     /// Payload bytes that were copied, when that was asked for after the mending.
     copies: Option<u64>,
-    /// Failures of small files when the last call went out.
-    file_errors: u64,
+    /// Failures of the medium when the last call went out.
+    medium_failures: u64,
     id: u64,
 }
 
@@ -286,7 +292,7 @@ impl Operator {
             mends: false,
             mended: false,
             copies: None,
-            file_errors: 0,
+            medium_failures: 0,
             id: 0,
         }));
         let model = world::with(|world| world.add_model(Box::new(OperatorModel(Rc::clone(&shared))), false));
@@ -488,7 +494,7 @@ impl Operator {
         }
         if let Some(change) = call.change().filter(|_| !call.is_on(&self.images)) {
             state.called(change);
-            self.file_errors = world::with(|world| world.faults().count(FaultKind::FileError));
+            self.medium_failures = medium_failures();
         }
         let request = call.request(self.id);
         Some((Awaited::Call(call), request))
@@ -569,8 +575,7 @@ impl Operator {
                     self.calls_at = Instant(now.0 + AGAIN_NS);
                     return;
                 }
-                let failures =
-                    world::with(|world| world.faults().count(FaultKind::FileError)) - self.file_errors;
+                let failures = medium_failures() - self.medium_failures;
                 self.state(|state| state.answered(in_force, failures > 1));
                 if in_force {
                     self.made(&call);

@@ -42,3 +42,20 @@ fn every_planted_bug_says_what_it_is_and_applies() {
     }
     assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), patches.len(), wrong.join("\n"));
 }
+
+#[test]
+fn the_page_of_planted_bugs_has_a_row_for_each() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the repository");
+    let folder = root.join("tests/mutants");
+    let page = std::fs::read_to_string(root.join("docs/planted-bugs.md")).expect("the page is there");
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`').map(|(bug, _)| bug));
+    let mut rows: Vec<_> = rows.filter(|bug| bug.contains('/')).map(str::to_owned).collect();
+    rows.sort();
+    let named = |patch: &PathBuf| {
+        let bug = patch.strip_prefix(&folder).expect("it is in the folder").with_extension("");
+        bug.to_str().expect("a name").to_owned()
+    };
+    let mut planted: Vec<_> = patches(&folder).iter().map(named).collect();
+    planted.sort();
+    assert_eq!(rows, planted);
+}
