@@ -46,7 +46,7 @@ impl Recorder {
     /// Starts a core's recorder in a directory, for a life that does not serve yet. Errors: `Busy` when a live process
     /// records there; `NoSpace`, `NotFound`, `PermissionDenied`.
     pub(crate) fn start(directory: &Path, core: CoreId) -> Result<Self> {
-        let Names { serving, starting, .. } = Names::of(directory, core);
+        let Names { serving, starting, previous } = Names::of(directory, core);
         match open_locked(&serving, OFlags::empty()) {
             Ok(_) | Err(Error { kind: ErrorKind::NotFound, .. }) => {}
             Err(error) => return Err(error),
@@ -60,7 +60,13 @@ impl Recorder {
             started_ns: clock::now().0,
             started_unix_ns: clock::unix_ns(),
         };
-        if let Err(errno) = fallocate(&file, FallocateFlags::empty(), 0, header.file_len()) {
+        let reserved = || fallocate(&file, FallocateFlags::empty(), 0, header.file_len());
+        let reserved = match reserved() {
+            // The oldest one gives way, not that of the last life.
+            Err(Errno::NOSPC) if remove_file(&previous).is_ok() => reserved(),
+            reserved => reserved,
+        };
+        if let Err(errno) = reserved {
             // Some file systems keep what they had found; the room may be needed.
             let _ = remove_file(&starting);
             return Err(from_errno(errno));

@@ -136,15 +136,14 @@ fn a_full_state_directory_refuses_changes_and_loses_none() {
         assert!(!target.path("vhost").join("vhost.0").exists() && !state.join("config.json.next").exists());
     }
 
-    // A target that dies is back on the full disk, with everything: the first time there is no room for another
-    // recorder.
+    // A target that dies is back on the full disk, with everything, though there is no room for another recorder.
     for _ in 0..3 {
         target.kill9();
         target.restart();
         assert_eq!(acknowledged(&target), kept);
         fill();
     }
-    assert!(state.join("recorder-0.previous").exists(), "the life before has left no recording");
+    assert!(state.join("recorder-0").exists(), "the life that last had room for a recording has left none");
 
     // With room again, changes are kept again.
     std::fs::remove_file(&filler).expect("the filler goes");
